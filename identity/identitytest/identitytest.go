@@ -1,0 +1,63 @@
+// Package identitytest makes sign-in tokens for tests of services, with an issuer of its own.
+package identitytest
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"testing"
+	"time"
+
+	"cloister.dev/cloister/evidence/initdata"
+	"cloister.dev/cloister/identity"
+	"cloister.dev/cloister/identity/provider"
+)
+
+// TenantID is the tenant of the fake issuer.
+const TenantID = "11111111-2222-3333-4444-555555555555"
+
+// Authority is the fake issuer's authority; nothing listens there.
+const Authority = "https://login.cloister.test"
+
+// Issuer is a fake issuer with one client, "admin", whose secret is "secret".
+type Issuer struct {
+	*provider.Provider
+	Key *rsa.PrivateKey
+}
+
+// AdminID is the client id and object id of the one client.
+const AdminID = "aaaaaaaa-0000-0000-0000-000000000001"
+
+// New makes an issuer whose clock is now.
+func New(t testing.TB, now func() time.Time) *Issuer {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256([]byte("secret"))
+	p, err := provider.New(provider.Config{
+		Authority: Authority, TenantID: TenantID, Key: key, KeyID: "test", Now: now,
+		Clients: []provider.Client{{ClientID: AdminID, ObjectID: AdminID, Name: "admin", SecretSHA256: hex.EncodeToString(sum[:])}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Issuer{Provider: p, Key: key}
+}
+
+// Config pins the issuer for a verifier.
+func (i *Issuer) Config(t testing.TB, audiences ...string) identity.VerifierConfig {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(&i.Key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	return identity.VerifierConfig{Audiences: audiences, Issuers: []identity.IssuerConfig{{
+		URL: provider.IssuerURL(Authority, TenantID), TenantID: TenantID, Keys: []initdata.SigningKey{{KID: "test", PEM: string(text)}},
+	}}}
+}
