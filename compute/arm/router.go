@@ -1,0 +1,368 @@
+package arm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/identity"
+	"cloister.dev/cloister/store"
+)
+
+// Request is a call whose path, version and caller have been checked.
+type Request struct {
+	HTTP      *http.Request
+	Query     url.Values // names and values decoded; never repeated
+	Version   string     // api-version as asked
+	Principal *identity.Principal
+	Body      []byte
+	vars      map[string]string
+	kind      string // resource type, for ID
+}
+
+// Var is the part of the path that the route's pattern names in braces, in the case that came.
+func (r *Request) Var(name string) string { return r.vars[name] }
+
+// ID is the id of the resource that the route's pattern names: its {name}, after its {parent} if it has one.
+func (r *Request) ID() ID {
+	id := ID{Subscription: r.vars["sub"], Group: r.vars["group"], Type: r.kind, Name: r.vars["name"]}
+	if p := r.vars["parent"]; p != "" {
+		id.Name = p + "/" + id.Name
+	}
+	return id
+}
+
+// Response is an answer. Body nil means none.
+type Response struct {
+	Status int
+	Header http.Header
+	Body   any
+	Raw    []byte // instead of Body: bytes that are no JSON
+}
+
+// OK is the plain answer.
+func OK(body any) *Response { return &Response{Status: http.StatusOK, Body: body} }
+
+// NoContent is the answer to a DELETE of what is gone, or to a HEAD.
+func NoContent() *Response { return &Response{Status: http.StatusNoContent} }
+
+// Page is the body of a list.
+func Page[T any](items []T) any {
+	if items == nil {
+		items = []T{}
+	}
+	return map[string]any{"value": items}
+}
+
+// Handler does one call.
+type Handler func(context.Context, *Request) (*Response, error)
+
+// Route binds a method and a path to a handler. The pattern's literal parts have no case. {sub}, {group},
+// {name} and {parent} are checked names; other variables too, as names.
+type Route struct {
+	Method  string
+	Pattern string
+	Action  string // what the caller needs a role for; "" means: any caller with a valid token
+	Public  bool   // no token, no api-version
+	Handle  Handler
+}
+
+// Router serves the routes.
+type Router struct {
+	Routes       []Route
+	Authenticate func(*http.Request, time.Time) (*identity.Principal, error)
+	Authorize    func(p *identity.Principal, action, scope string) error
+	Subscription func(string) bool // whether the installation has it
+	Now          func() time.Time
+	Log          *slog.Logger
+	Challenge    string // authorization_uri of a 401: the authority with the tenant
+	Observe      func(route string, status int, took time.Duration)
+}
+
+var versionForm = regexp.MustCompile(`^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(-[a-zA-Z]+)?$`)
+
+// oldest is the floor of api-versions: az's templates still use it for network interfaces.
+const oldest = "2014-04-01"
+
+func (rt *Router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	begin := rt.Now()
+	requestID := uuid.NewString()
+	h := w.Header()
+	h.Set("x-ms-request-id", requestID)
+	h.Set("x-ms-correlation-request-id", requestID)
+	h.Set("Cache-Control", "no-cache")
+	h.Set("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
+	if id := r.Header.Get("x-ms-client-request-id"); len(id) <= 64 && strings.EqualFold(r.Header.Get("x-ms-return-client-request-id"), "true") {
+		h.Set("x-ms-client-request-id", id)
+	}
+	route, resp, err := rt.serve(r)
+	if err != nil {
+		resp = rt.refusal(h, err, requestID)
+	}
+	for k, v := range resp.Header {
+		h[k] = v
+	}
+	rt.write(w, r, resp)
+	if rt.Observe != nil {
+		rt.Observe(r.Method+" "+route, resp.Status, rt.Now().Sub(begin))
+	}
+}
+
+func (rt *Router) write(w http.ResponseWriter, r *http.Request, resp *Response) {
+	raw := resp.Raw
+	if raw == nil && resp.Body != nil {
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		var err error
+		if raw, err = json.Marshal(resp.Body); err != nil {
+			rt.Log.Error("encoding an answer", "path", r.URL.Path, "error", err)
+			resp.Status, raw = http.StatusInternalServerError, []byte(`{"error":{"code":"InternalServerError","message":"The answer could not be encoded."}}`)
+		}
+	}
+	w.WriteHeader(resp.Status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(raw) // the client has gone: nobody to tell
+	}
+}
+
+// refusal turns an error into an answer, and logs what is not the caller's fault.
+func (rt *Router) refusal(h http.Header, err error, requestID string) *Response {
+	e := AsError(err)
+	if e == nil {
+		if errors.Is(err, store.ErrConflict) {
+			e = Errorf(http.StatusConflict, "AnotherOperationInProgress", "The resource was changed by another request at the same time. Try again.")
+		} else if ref := new(evidence.Refusal); errors.As(err, &ref) {
+			e = Errorf(http.StatusBadRequest, "InvalidParameter", "%s", ref.Error()).At(ref.Field)
+		} else {
+			rt.Log.Error("request failed", "request", requestID, "error", err)
+			e = Errorf(http.StatusInternalServerError, "InternalServerError", "An internal error occurred. The request's id is %s.", requestID)
+		}
+	}
+	if e.Status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", fmt.Sprintf(`Bearer authorization_uri="%s", error="invalid_token", error_description="%s"`, rt.Challenge, strings.NewReplacer(`"`, "'", "\n", " ").Replace(e.Message)))
+	}
+	h.Set("x-ms-error-code", e.Code)
+	return &Response{Status: e.Status, Body: map[string]any{"error": e}}
+}
+
+func (rt *Router) serve(r *http.Request) (string, *Response, error) {
+	path, err := splitPath(r.URL)
+	if err != nil {
+		return "", nil, err
+	}
+	route, vars, methods := rt.find(r.Method, path)
+	if route != nil && route.Public {
+		resp, err := route.Handle(r.Context(), &Request{HTTP: r, vars: vars, Query: r.URL.Query()})
+		return route.Pattern, resp, err
+	}
+	p, err := rt.Authenticate(r, rt.Now())
+	if err != nil {
+		code := "InvalidAuthenticationToken"
+		if r.Header.Get("Authorization") == "" {
+			code = "AuthenticationFailed"
+		}
+		return "", nil, Errorf(http.StatusUnauthorized, code, "Authentication failed: %s", err)
+	}
+	if route == nil {
+		return "", nil, rt.missing(r, path, methods)
+	}
+	query, err := readQuery(r.URL.RawQuery)
+	if err != nil {
+		return route.Pattern, nil, err
+	}
+	req := &Request{HTTP: r, Query: query, Version: query.Get("api-version"), Principal: p, vars: vars, kind: typeOf(route.Pattern)}
+	if err := checkVersion(req.Version); err != nil {
+		return route.Pattern, nil, err
+	}
+	if err := rt.checkVars(vars); err != nil {
+		return route.Pattern, nil, err
+	}
+	if route.Action != "" {
+		if err := rt.Authorize(p, route.Action, scopeOf(route.Pattern, vars)); err != nil {
+			return route.Pattern, nil, Forbidden(p, route.Action, scopeOf(route.Pattern, vars))
+		}
+	}
+	if sub := vars["sub"]; sub != "" && !rt.Subscription(sub) {
+		return route.Pattern, nil, Errorf(http.StatusNotFound, "SubscriptionNotFound", "The subscription '%s' could not be found.", sub)
+	}
+	if req.Body, err = io.ReadAll(http.MaxBytesReader(nil, r.Body, MaxBody)); err != nil {
+		return route.Pattern, nil, Errorf(http.StatusBadRequest, "InvalidRequestContent", "The request body could not be read: %s (at most %d bytes).", err, MaxBody)
+	}
+	resp, err := route.Handle(r.Context(), req)
+	return route.Pattern, resp, err
+}
+
+// Forbidden is the answer to a caller without the right.
+func Forbidden(p *identity.Principal, action, scope string) *Error {
+	return Errorf(http.StatusForbidden, "AuthorizationFailed",
+		"The client '%s' with object id '%s' does not have authorization to perform action '%s' over scope '%s' or the scope is invalid. If access was recently granted, please refresh your credentials.",
+		p.ClientID, p.ObjectID, action, scope)
+}
+
+func checkVersion(v string) error {
+	switch {
+	case v == "":
+		return Errorf(http.StatusBadRequest, "MissingApiVersionParameter", "The api-version query parameter (?api-version=) is required for all requests.")
+	case !versionForm.MatchString(v) || v < oldest:
+		return Errorf(http.StatusBadRequest, "InvalidApiVersionParameter", "The api-version '%s' is invalid: want a date such as 2025-04-01, not before %s.", v, oldest).At("api-version")
+	}
+	return nil
+}
+
+func (rt *Router) checkVars(vars map[string]string) error {
+	for name, v := range vars {
+		var err error
+		switch name {
+		case "sub":
+			err = checkGUID("SubscriptionId", v)
+		case "group":
+			err = checkGroup(v)
+		case "location":
+			err = CheckName(Location(v)) // display names have blanks
+		default:
+			err = CheckName(v)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// splitPath reads a path's segments. Encoded slashes and dot segments never get past here.
+func splitPath(u *url.URL) ([]string, error) {
+	bad := Errorf(http.StatusBadRequest, "InvalidRequestUri", "The request path is invalid: dot segments, backslashes, control characters and over-long segments are refused.")
+	var out []string
+	for _, seg := range strings.Split(u.EscapedPath(), "/") {
+		s, err := url.PathUnescape(seg)
+		if err != nil || s == "." || s == ".." || strings.ContainsAny(s, "/\\\x00") || len(s) > 260 {
+			return nil, bad
+		}
+		for _, c := range s {
+			if c < 0x20 || c == 0x7f {
+				return nil, bad
+			}
+		}
+		if s != "" { // empty and final slashes are real
+			out = append(out, s)
+		}
+	}
+	return out, nil
+}
+
+// readQuery decodes names as well as values (clients write api%2Dversion) and refuses repetitions.
+func readQuery(raw string) (url.Values, error) {
+	q, err := url.ParseQuery(raw)
+	if err != nil {
+		return nil, Errorf(http.StatusBadRequest, "InvalidRequestUri", "The query string is malformed.")
+	}
+	out := url.Values{}
+	for name, v := range q {
+		fold := strings.ToLower(name)
+		if len(v) > 1 || out.Has(fold) {
+			return nil, Errorf(http.StatusBadRequest, "InvalidQueryParameter", "Query parameter %q comes more than once.", name).At(name)
+		}
+		out[fold] = v
+	}
+	return out, nil
+}
+
+func (rt *Router) find(method string, path []string) (*Route, map[string]string, []string) {
+	var methods []string
+	for i := range rt.Routes {
+		route := &rt.Routes[i]
+		vars, ok := match(route.Pattern, path)
+		if !ok {
+			continue
+		}
+		if route.Method == method {
+			return route, vars, nil
+		}
+		methods = append(methods, route.Method)
+	}
+	return nil, nil, methods
+}
+
+func match(pattern string, path []string) (map[string]string, bool) {
+	want := strings.Split(strings.Trim(pattern, "/"), "/")
+	if len(want) != len(path) {
+		return nil, false
+	}
+	vars := map[string]string{}
+	for i, w := range want {
+		if strings.HasPrefix(w, "{") {
+			vars[strings.Trim(w, "{}")] = path[i]
+		} else if !strings.EqualFold(w, path[i]) {
+			return nil, false
+		}
+	}
+	return vars, true
+}
+
+// missing explains a path that no route has.
+func (rt *Router) missing(r *http.Request, path, methods []string) error {
+	if len(methods) > 0 {
+		return Errorf(http.StatusMethodNotAllowed, "MethodNotAllowed", "The method %s is not allowed here; allowed: %s.", r.Method, strings.Join(methods, ", "))
+	}
+	for i, seg := range path {
+		if !strings.EqualFold(seg, "providers") || i+1 >= len(path) {
+			continue
+		}
+		ns := path[i+1]
+		if !rt.serves(ns) {
+			return Errorf(http.StatusNotFound, "InvalidResourceNamespace", "The resource namespace '%s' is invalid.", ns)
+		}
+		if i+2 < len(path) {
+			return Errorf(http.StatusNotFound, "InvalidResourceType", "The resource type '%s' could not be found in the namespace '%s'.", strings.Join(path[i+2:], "/"), ns)
+		}
+	}
+	return Errorf(http.StatusNotFound, "NotFound", "No resource lies at this path.")
+}
+
+func (rt *Router) serves(namespace string) bool {
+	for _, r := range rt.Routes {
+		if strings.Contains(strings.ToLower(r.Pattern), "/providers/"+strings.ToLower(namespace)+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// typeOf is the resource type in a pattern: Microsoft.Compute/virtualMachines.
+func typeOf(pattern string) string {
+	_, rest, ok := strings.Cut(pattern, "/providers/")
+	if !ok {
+		return ""
+	}
+	parts := strings.Split(rest, "/")
+	kind := parts[0]
+	for i := 1; i < len(parts); i += 2 {
+		if i == 1 || i+1 < len(parts) || strings.HasSuffix(pattern, "}") {
+			kind += "/" + parts[i]
+		}
+	}
+	return kind
+}
+
+// scopeOf is the path up to the resource, with the action cut off.
+func scopeOf(pattern string, vars map[string]string) string {
+	parts := strings.Split(strings.Trim(pattern, "/"), "/")
+	out := ""
+	for _, p := range parts {
+		if strings.HasPrefix(p, "{") {
+			p = vars[strings.Trim(p, "{}")]
+		}
+		out += "/" + p
+	}
+	return out
+}
