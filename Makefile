@@ -1,0 +1,45 @@
+# Cloister. `make run` shows it; `make test` proves it; `make help` lists the rest.
+SHELL := /bin/bash
+GO ?= go
+export CGO_ENABLED ?= 1
+
+PROGRAMS := cloister cloister-attest cloister-keys cloister-paravisor cloister-softchip cloister-forward
+STAMP := -trimpath -ldflags '-s -w'
+
+.PHONY: help setup build run stop test lint unit boot bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+setup: ## install the Debian packages that are missing
+	@sh scripts/setup.sh
+
+build: ## build the programs into bin/
+	@mkdir -p bin
+	@CGO_ENABLED=0 $(GO) build $(STAMP) -o bin/ ./cmd/cloister-guest
+	@$(GO) build -trimpath -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+
+run: setup build ## start the platform, create the confidential VM "hello" and tell what happens
+	@bin/cloister quickstart
+
+stop: ## end the platform and its VMs
+	@if [ -x bin/cloister ]; then bin/cloister down; else echo "nothing was built, so nothing runs"; fi
+
+test: setup lint unit boot ## everything that continuous integration runs
+
+lint: ## formatting, vet, staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool -modfile=tools/go.mod staticcheck ./...
+
+unit: ## unit and integration tests, with the race detector
+	$(GO) test -race -timeout 15m ./...
+
+boot: build ## whole virtual machines, one at a time
+	$(GO) test -tags boot -count 1 -timeout 60m -v -p 1 ./integration/...
+
+bench: build ## measure; prints a table and writes bench.json
+	$(GO) run ./integration/bench -o bench.json
+
+clean: ## remove what was built
+	rm -rf bin bench.json

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Installs the Debian packages that Cloister needs and that are missing. Says first which, and why.
+set -eu
+list=$(dirname "$0")/packages.txt
+missing=""
+while read -r name who why; do
+	case "$name" in "" | "#"*) continue ;; esac
+	if ! dpkg-query -W -f='${Status}' "$name" 2>/dev/null | grep -q 'ok installed'; then
+		[ -n "$missing" ] || echo "These Debian packages are missing and will be installed:"
+		printf '  %-17s %-6s %s\n' "$name" "($who)" "$why"
+		missing="$missing $name"
+	fi
+done <"$list"
+[ -n "$missing" ] || exit 0
+root=""
+if [ "$(id -u)" -ne 0 ]; then
+	command -v sudo >/dev/null || {
+		echo "setup: not root and no sudo; as root, run: apt-get install --no-install-recommends$missing" >&2
+		exit 1
+	}
+	echo "Installing needs root; sudo may ask for your password."
+	root=sudo
+fi
+$root apt-get -q update
+# shellcheck disable=SC2086 # the list is words
+$root env DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends $missing
