@@ -1,0 +1,114 @@
+// Package operations keeps what takes longer than one call: clients get a URL at once, and poll it.
+package operations
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+
+	"cloister.dev/cloister/compute/arm"
+	"cloister.dev/cloister/store"
+)
+
+// The states of an operation.
+const (
+	InProgress = "InProgress"
+	Succeeded  = "Succeeded"
+	Failed     = "Failed"
+	Canceled   = "Canceled"
+)
+
+// Operation is one long call.
+type Operation struct {
+	ID           string     `json:"id"`
+	Subscription string     `json:"subscription"`
+	Resource     string     `json:"resource"` // id of what it works on
+	Status       string     `json:"status"`
+	Start        time.Time  `json:"start"`
+	End          *time.Time `json:"end,omitempty"`
+	Error        *arm.Error `json:"error,omitempty"`
+}
+
+// Service keeps operations.
+type Service struct {
+	Store    store.Store[Operation]
+	Endpoint string // outer URL of the API without a final slash; never taken from a request
+	Location string
+	Now      func() time.Time
+}
+
+// New makes an operation; the caller writes it in the transaction of what it belongs to.
+func (s *Service) New(sub, resource string) Operation {
+	return Operation{ID: uuid.NewString(), Subscription: sub, Resource: resource, Status: InProgress, Start: s.Now().UTC()}
+}
+
+// Finish ends an operation; the first end counts. An id "" or one that is gone is nothing.
+func (s *Service) Finish(ctx context.Context, id string, status string, failure *arm.Error) error {
+	if id == "" {
+		return nil
+	}
+	_, err := s.Store.Mutate(ctx, id, func(o *Operation) error {
+		if o.Status == InProgress {
+			end := s.Now().UTC()
+			o.Status, o.End, o.Error = status, &end, failure
+		}
+		return nil
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// Header points to an operation. The api-version is that of the call which began it.
+func (s *Service) Header(o Operation, version string) http.Header {
+	url := s.Endpoint + "/subscriptions/" + o.Subscription + "/providers/Microsoft.Compute/locations/" + s.Location + "/operations/" + o.ID + "?api-version=" + version
+	return http.Header{
+		"Azure-Asyncoperation": {url},
+		"Location":             {url + "&monitor=true"},
+		"Retry-After":          {"1"},
+	}
+}
+
+// Routes are the URLs that Header gives.
+func (s *Service) Routes() []arm.Route {
+	return []arm.Route{{Method: http.MethodGet, Pattern: "/subscriptions/{sub}/providers/Microsoft.Compute/locations/{location}/operations/{op}",
+		Action: "Microsoft.Compute/locations/operations/read", Handle: s.get}}
+}
+
+func (s *Service) get(ctx context.Context, r *arm.Request) (*arm.Response, error) {
+	it, err := s.Store.Get(ctx, r.Var("op"))
+	if errors.Is(err, store.ErrNotFound) || err == nil && arm.Key(it.Value.Subscription) != arm.Key(r.Var("sub")) {
+		return nil, arm.Errorf(http.StatusNotFound, "NotFound", "Operation '%s' was not found.", r.Var("op"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	o := it.Value
+	wait := http.Header{"Retry-After": {"1"}}
+	if r.Query.Get("monitor") == "true" {
+		switch o.Status {
+		case InProgress:
+			h := s.Header(o, r.Version)
+			h.Del("Azure-Asyncoperation")
+			return &arm.Response{Status: http.StatusAccepted, Header: h}, nil
+		case Failed:
+			e := *o.Error
+			e.Status = http.StatusConflict // the poll of a failed operation; not one of those that are repeated
+			return nil, &e
+		}
+		return arm.NoContent(), nil
+	}
+	body := map[string]any{"name": o.ID, "status": o.Status, "startTime": o.Start}
+	if o.End != nil {
+		body["endTime"] = *o.End
+		wait = nil
+	}
+	if o.Error != nil {
+		body["error"] = o.Error
+	}
+	return &arm.Response{Status: http.StatusOK, Header: wait, Body: body}, nil
+}
