@@ -1,6 +1,7 @@
 package release
 
 import (
+	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -71,7 +72,7 @@ func TestSigner(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Unix(1_800_000_000, 0)
-	chain, err := NewSignerChain(key, "vault.cloister.test", now)
+	chain, err := NewSignerChain(&key.PublicKey, "vault.cloister.test", now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +88,9 @@ func TestSigner(t *testing.T) {
 	if _, err := certs[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: mids, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		t.Errorf("the chain: %v", err)
 	}
-	s, err := NewSigner(key, chain)
+	s, err := NewSigner(ResponseKey{Public: &key.PublicKey, Sign: func(digest []byte) ([]byte, error) {
+		return rsa.SignPKCS1v15(nil, key, crypto.SHA256, digest)
+	}}, chain)
 	if err != nil {
 		t.Fatal(err)
 	}

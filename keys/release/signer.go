@@ -26,14 +26,37 @@ const signerLifetime = 10 * 365 * 24 * time.Hour
 
 // Signer signs answers. Its chain (leaf first) goes into the header for clients that want certificates.
 type Signer struct {
-	key    *rsa.PrivateKey
+	key    ResponseKey
 	chain  [][]byte
 	signer jose.Signer
 }
 
+// ResponseKey is a key that stays in its backend: Sign makes an RS256 signature over a SHA-256 digest.
+type ResponseKey struct {
+	Public *rsa.PublicKey
+	Sign   func(digest []byte) ([]byte, error)
+}
+
+// opaque is a ResponseKey as the JOSE library wants it.
+type opaque struct {
+	ResponseKey
+	kid string
+}
+
+func (o opaque) Public() *jose.JSONWebKey {
+	return &jose.JSONWebKey{Key: o.ResponseKey.Public, KeyID: o.kid, Algorithm: string(jose.RS256), Use: "sig"}
+}
+
+func (o opaque) Algs() []jose.SignatureAlgorithm { return []jose.SignatureAlgorithm{jose.RS256} }
+
+func (o opaque) SignPayload(payload []byte, _ jose.SignatureAlgorithm) ([]byte, error) {
+	digest := sha256.Sum256(payload)
+	return o.Sign(digest[:])
+}
+
 // NewSignerChain makes certificates for a response key: root, intermediate and leaf. The keys of the root and the
 // intermediate are forgotten at once; nothing else can ever be signed with them.
-func NewSignerChain(key *rsa.PrivateKey, name string, at time.Time) ([][]byte, error) {
+func NewSignerChain(pub *rsa.PublicKey, name string, at time.Time) ([][]byte, error) {
 	rootKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return nil, fmt.Errorf("making the root key: %w", err)
@@ -71,7 +94,7 @@ func NewSignerChain(key *rsa.PrivateKey, name string, at time.Time) ([][]byte, e
 		cert, parent *x509.Certificate
 		pub          *rsa.PublicKey
 		by           *rsa.PrivateKey
-	}{{leaf, mid, &key.PublicKey, midKey}, {mid, root, &midKey.PublicKey, rootKey}, {root, root, &rootKey.PublicKey, rootKey}} {
+	}{{leaf, mid, pub, midKey}, {mid, root, &midKey.PublicKey, rootKey}, {root, root, &rootKey.PublicKey, rootKey}} {
 		der, err := x509.CreateCertificate(rand.Reader, c.cert, c.parent, c.pub, c.by)
 		if err != nil {
 			return nil, fmt.Errorf("certificate of %s: %w", c.cert.Subject.CommonName, err)
@@ -82,7 +105,7 @@ func NewSignerChain(key *rsa.PrivateKey, name string, at time.Time) ([][]byte, e
 }
 
 // NewSigner signs with a key whose chain was made before.
-func NewSigner(key *rsa.PrivateKey, chain [][]byte) (*Signer, error) {
+func NewSigner(key ResponseKey, chain [][]byte) (*Signer, error) {
 	if len(chain) == 0 {
 		return nil, fmt.Errorf("response key: no certificate")
 	}
@@ -95,7 +118,7 @@ func NewSigner(key *rsa.PrivateKey, chain [][]byte) (*Signer, error) {
 		WithHeader("x5c", x5c).
 		WithHeader("x5t", base64.RawURLEncoding.EncodeToString(t1[:])).
 		WithHeader("x5t#S256", base64.RawURLEncoding.EncodeToString(t256[:]))
-	s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: jose.JSONWebKey{Key: key, KeyID: hex.EncodeToString(t1[:])}}, opts)
+	s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: opaque{key, hex.EncodeToString(t1[:])}}, opts)
 	if err != nil {
 		return nil, fmt.Errorf("response key: %w", err)
 	}
@@ -117,7 +140,7 @@ func (s *Signer) Sign(v any) (string, error) {
 
 // Public is the response key as init data pin it. Its kid is the SHA-1 thumbprint of the leaf, in hex, as in the header.
 func (s *Signer) Public() (initdata.SigningKey, error) {
-	der, err := x509.MarshalPKIXPublicKey(&s.key.PublicKey)
+	der, err := x509.MarshalPKIXPublicKey(s.key.Public)
 	if err != nil {
 		return initdata.SigningKey{}, err
 	}
