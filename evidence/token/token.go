@@ -16,6 +16,7 @@ import (
 
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/initdata"
+	"cloister.dev/cloister/evidence/strictjson"
 )
 
 // MaxSize bounds a compact token, in bytes.
@@ -23,6 +24,9 @@ const MaxSize = 256 << 10
 
 // minKeyBits is the smallest RSA key that may sign a token.
 const minKeyBits = 2048
+
+// maxLife is the longest time from issue to expiry. Azure's policy language allows a year.
+const maxLife = 366 * 24 * time.Hour
 
 // Authority is a verifier that a relying party believes.
 type Authority struct {
@@ -34,6 +38,9 @@ type Authority struct {
 func NewAuthority(s initdata.Service) (Authority, error) {
 	a := Authority{Issuer: s.URL, Keys: map[string]*rsa.PublicKey{}}
 	for _, k := range s.SigningKeys {
+		if _, twice := a.Keys[k.KID]; twice || k.KID == "" {
+			return Authority{}, evidence.Refuse(evidence.CodeParse, "signing key "+k.KID, "a kid that is empty or comes twice", "a kid of its own for each key")
+		}
 		block, _ := pem.Decode([]byte(k.PEM))
 		if block == nil {
 			return Authority{}, evidence.Refuse(evidence.CodeParse, "signing key "+k.KID, "no PEM block", "a PEM public key")
@@ -110,6 +117,7 @@ func Verify(compact string, authorities []Authority, at time.Time) (*Token, erro
 		return nil, evidence.Refuse(evidence.CodeChain, "token signature", err.Error(), "a compact JWS with RS256")
 	}
 	kid := jws.Signatures[0].Protected.KeyID
+	refusal := error(evidence.Refuse(evidence.CodeChain, "token kid", kid, "a pinned key of a configured verifier"))
 	for _, a := range authorities {
 		key, ok := a.Keys[kid]
 		if !ok {
@@ -117,15 +125,20 @@ func Verify(compact string, authorities []Authority, at time.Time) (*Token, erro
 		}
 		payload, err := jws.Verify(key)
 		if err != nil {
-			return nil, evidence.Refuse(evidence.CodeChain, "token signature", "not by key "+kid, "a signature by a pinned key")
+			refusal = evidence.Refuse(evidence.CodeChain, "token signature", "not by key "+kid, "a signature by a pinned key")
+			continue // another authority may use the same kid for another key
 		}
-		return read(payload, a, kid, at)
+		t, err := read(payload, a, kid, at)
+		if err == nil {
+			return t, nil
+		}
+		refusal = err
 	}
-	return nil, evidence.Refuse(evidence.CodeChain, "token kid", kid, "a pinned key of a configured verifier")
+	return nil, refusal
 }
 
 func read(payload []byte, a Authority, kid string, at time.Time) (*Token, error) {
-	claims, err := strictObject(payload)
+	claims, err := strictjson.Object("token claims", payload)
 	if err != nil {
 		return nil, err
 	}
@@ -146,6 +159,10 @@ func read(payload []byte, a Authority, kid string, at time.Time) (*Token, error)
 		*f.to = time.Unix(int64(n), 0)
 	}
 	switch {
+	case at.Before(t.IssuedAt):
+		return nil, evidence.Refuse(evidence.CodeBinding, "token iat", t.IssuedAt.UTC().Format(time.RFC3339), "not after "+at.UTC().Format(time.RFC3339)+"; is the clock right?")
+	case t.Expires.Sub(t.IssuedAt) > maxLife:
+		return nil, evidence.Refuse(evidence.CodeBinding, "token exp", t.Expires.UTC().Format(time.RFC3339), "at most "+maxLife.String()+" after iat")
 	case at.Before(t.NotBefore):
 		return nil, evidence.Refuse(evidence.CodeBinding, "token nbf", t.NotBefore.UTC().Format(time.RFC3339), "not after "+at.UTC().Format(time.RFC3339)+"; is the clock right?")
 	case !at.Before(t.Expires):

@@ -1,0 +1,39 @@
+package issuer
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"math/big"
+)
+
+// compactJSON writes members in alphabetical order, without blanks and without escapes for HTML.
+func compactJSON(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// KeySet is the body of /certs: Azure's clients read kid and x5c, others n and e.
+func (i *Issuer) KeySet() map[string]any {
+	return map[string]any{"keys": []any{map[string]any{
+		"kid": i.kid, "kty": "RSA", "use": "sig", "alg": "RS256",
+		"n":   base64.RawURLEncoding.EncodeToString(i.key.N.Bytes()),
+		"e":   base64.RawURLEncoding.EncodeToString(big.NewInt(int64(i.key.E)).Bytes()),
+		"x5c": []string{base64.StdEncoding.EncodeToString(i.cert)},
+	}}}
+}
+
+// Discovery is the body of /.well-known/openid-configuration.
+func (i *Issuer) Discovery(claims []string) map[string]any {
+	return map[string]any{
+		"issuer": i.url, "jwks_uri": i.url + "/certs",
+		"response_types_supported":              []string{"token", "none"},
+		"id_token_signing_alg_values_supported": []string{"RS256"},
+		"claims_supported":                      claims,
+	}
+}
