@@ -63,6 +63,22 @@ func (s *Service) Finish(ctx context.Context, id string, status string, failure 
 	return err
 }
 
+// FinishIn ends an operation in a transaction, with the change that ends it.
+func (s *Service) FinishIn(ctx context.Context, tx *store.Txn, id string, status string, failure *arm.Error) error {
+	it, err := s.Store.Get(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if it.Value.Status == InProgress {
+		end := s.Now().UTC()
+		it.Value.Status, it.Value.End, it.Value.Error = status, &end, failure
+		s.Store.UpdateIn(tx, it)
+	}
+	return nil
+}
+
 // Header points to an operation. The api-version is that of the call which began it.
 func (s *Service) Header(o Operation, version string) http.Header {
 	url := s.Endpoint + "/subscriptions/" + o.Subscription + "/providers/Microsoft.Compute/locations/" + s.Location + "/operations/" + o.ID + "?api-version=" + version

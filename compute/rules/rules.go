@@ -19,11 +19,13 @@ type Violation struct {
 
 // The encryption modes and the security type.
 const (
-	ConfidentialVM   = "ConfidentialVM"
-	DiskWithGuest    = "DiskWithVMGuestState"
-	GuestStateOnly   = "VMGuestStateOnly"
-	NonPersistedTPM  = "NonPersistedTPM"
-	maxUserDataBytes = 64 << 10
+	ConfidentialVM  = "ConfidentialVM"
+	DiskWithGuest   = "DiskWithVMGuestState"
+	GuestStateOnly  = "VMGuestStateOnly"
+	NonPersistedTPM = "NonPersistedTPM"
+
+	// MaxUserData bounds user data, in bytes before base64.
+	MaxUserData = 64 << 10
 )
 
 // VM is a request, with everything it names already looked up.
@@ -43,6 +45,7 @@ type VM struct {
 	CreateOption string
 	Ephemeral    bool
 	DataDisks    int
+	KeepDisk     bool // deleteOption Detach
 
 	Image Image
 	NICs  []NIC
@@ -194,6 +197,9 @@ func (r *report) disk(vm VM) {
 	} else if vm.OSDiskGiB > 0 && vm.OSDiskGiB < vm.Image.MinDiskGiB {
 		r.add("ResizeDiskError", target+"osDisk.diskSizeGB", "diskSizeGB is %d; image %s needs at least %d.", vm.OSDiskGiB, vm.Image.Name, vm.Image.MinDiskGiB)
 	}
+	if vm.KeepDisk {
+		r.add("InvalidParameter", target+"osDisk.deleteOption", "deleteOption Detach is not supported here: the key of the OS disk is destroyed with the VM, so the disk goes too.")
+	}
 	if vm.DataDisks > 0 {
 		r.add("InvalidParameter", target+"dataDisks", "Data disks are not supported here; %d are given.", vm.DataDisks)
 	}
@@ -247,7 +253,7 @@ func (r *report) system(vm VM) {
 		r.add("InvalidParameter", target+"linuxConfiguration.disablePasswordAuthentication", "Passwords are refused: what a host gives a confidential VM is not secret. Give SSH keys and set disablePasswordAuthentication to true.")
 	}
 	if vm.OS.UserDataTooLarge {
-		r.add("InvalidParameter", "properties.userData", "userData is larger than %d bytes, or no base64.", maxUserDataBytes)
+		r.add("InvalidParameter", "properties.userData", "userData is larger than %d bytes, or no base64.", MaxUserData)
 	}
 	if vm.Init == nil {
 		if vm.OS.ComputerName == "" {
