@@ -202,3 +202,14 @@ func (i *Issuer) Sign(claims map[string]any) (string, error) {
 	}
 	return jws.CompactSerialize()
 }
+
+// Unsecured makes a compact JWS without signature ("alg" "none"). Only the trial of a draft policy
+// answers with one, and no relying party may accept it.
+func Unsecured(claims map[string]any) (string, error) {
+	payload, err := compactJSON(claims)
+	if err != nil {
+		return "", err
+	}
+	enc := base64.RawURLEncoding
+	return enc.EncodeToString([]byte(`{"alg":"none","typ":"JWT"}`)) + "." + enc.EncodeToString(payload) + ".", nil
+}
