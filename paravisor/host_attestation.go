@@ -9,6 +9,7 @@ import (
 	"io"
 
 	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/hcl"
 	"cloister.dev/cloister/evidence/initdata"
 	"cloister.dev/cloister/evidence/token"
 )
@@ -31,10 +32,10 @@ func (s *Session) attestHost(ctx context.Context, in *input) (*hostAttested, err
 		if host.transfer, err = rsa.GenerateKey(s.Rand, transferKeyBits); err != nil {
 			return fmt.Errorf("making the transfer key: %w", err)
 		}
-		if claims, err = s.claims(in, [64]byte{}, jwkOf(keyTransfer, "encrypt", &host.transfer.PublicKey)); err != nil {
+		if claims, err = s.claims(in, [64]byte{}, hcl.JWKFromRSA(hcl.KeyTransfer, "encrypt", &host.transfer.PublicKey)); err != nil {
 			return fmt.Errorf("writing the runtime claims: %w", err)
 		}
-		if report, chain, err = s.Hardware.Report(ctx, reportData(claims)); err != nil {
+		if report, chain, err = s.Hardware.Report(ctx, hcl.ReportData(claims)); err != nil {
 			return fmt.Errorf("getting a hardware report: %w", err)
 		}
 		detail["initDataDigest"] = hex.EncodeToString(in.digest[:])
@@ -82,9 +83,9 @@ func (s *Session) checkToken(host *hostAttested, in *input) (*token.Token, error
 	if root := text(t, "x-cloister-root"); root == "" {
 		return nil, evidence.Refuse(evidence.CodeBinding, "x-cloister-root", "none", "the kind of root that the evidence ends at")
 	}
-	want := jwkOf(keyTransfer, "encrypt", &host.transfer.PublicKey)
-	if got := tokenKey(t, keyTransfer); subtle.ConstantTimeCompare([]byte(got), []byte(want.N)) != 1 {
-		return nil, evidence.Refuse(evidence.CodeBinding, "x-ms-runtime.keys", "another "+keyTransfer+", or none", "this session's")
+	want := hcl.JWKFromRSA(hcl.KeyTransfer, "encrypt", &host.transfer.PublicKey)
+	if got := tokenKey(t, hcl.KeyTransfer); subtle.ConstantTimeCompare([]byte(got), []byte(want.N)) != 1 {
+		return nil, evidence.Refuse(evidence.CodeBinding, "x-ms-runtime.keys", "another "+hcl.KeyTransfer+", or none", "this session's")
 	}
 	return t, nil
 }

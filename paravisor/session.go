@@ -189,6 +189,9 @@ func (s *Session) live(ctx context.Context, open *resources) error {
 // Stop begins an ordered stop; Ended tells when it is done.
 func (s *Session) Stop() { s.stopped.Do(func() { close(s.stop) }) }
 
+// StopAsked is closed when Stop was called.
+func (s *Session) StopAsked() <-chan struct{} { return s.stop }
+
 // Ended is closed when Run has returned.
 func (s *Session) Ended() <-chan struct{} { return s.ended }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"cloister.dev/cloister/evidence/hcl"
 	"cloister.dev/cloister/internal/failpoint"
 	"cloister.dev/cloister/paravisor/client"
 	"cloister.dev/cloister/paravisor/uefivars"
@@ -83,11 +84,11 @@ func (tpm *virtualTPM) loadOrProvision(state *guestState, detail map[string]stri
 // identify gets the second report, which carries AK and EK, and the AK's certificate.
 func (s *Session) identify(ctx context.Context, in *input, tpm *virtualTPM) error {
 	make2nd := func(ctx context.Context, userData [vtpm.UserDataSize]byte) ([]byte, error) {
-		claims, err := s.claims(in, userData, jwkOf(keyAK, "sign", tpm.identity.AK), jwkOf(keyEK, "encrypt", tpm.identity.EK))
+		claims, err := s.claims(in, userData, hcl.JWKFromRSA(hcl.KeyAK, "sign", tpm.identity.AK), hcl.JWKFromRSA(hcl.KeyEK, "encrypt", tpm.identity.EK))
 		if err != nil {
 			return nil, fmt.Errorf("writing the runtime claims: %w", err)
 		}
-		hardware, chain, err := s.Hardware.Report(ctx, reportData(claims))
+		hardware, chain, err := s.Hardware.Report(ctx, hcl.ReportData(claims))
 		if err != nil {
 			return nil, fmt.Errorf("getting a hardware report: %w", err)
 		}

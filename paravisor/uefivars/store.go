@@ -37,6 +37,13 @@ func NewStore(contents []byte, delay time.Duration, commit func([]byte) error, b
 // Size is the size of the store, in bytes. It never changes.
 func (s *Store) Size() int { return len(s.bytes) }
 
+// Contents is a copy of the store.
+func (s *Store) Contents() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return bytes.Clone(s.bytes)
+}
+
 // Commits counts what was made durable.
 func (s *Store) Commits() uint64 {
 	s.mu.Lock()
