@@ -1,0 +1,258 @@
+// Package keys is the key keeper: it gives a key only to who has a role and proves, with evidence judged by
+// a verifier it was configured to believe, that the key's owner would let it have the key.
+package keys
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+
+	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/initdata"
+	"cloister.dev/cloister/evidence/token"
+	"cloister.dev/cloister/identity"
+	"cloister.dev/cloister/identity/roles"
+)
+
+// Config is the file that cloister-keys reads. There is no switch that gives keys without evidence.
+type Config struct {
+	Listen         string      `json:"listen"` // host:port
+	TLS            TLS         `json:"tls"`
+	Vaults         []string    `json:"vaults"` // names; each is served as NAME.suffix
+	Suffix         string      `json:"suffix"`
+	StateDir       string      `json:"stateDir"` // audit log, signing keys, and the keystore if it has no path
+	Keystore       Keystore    `json:"keystore"`
+	Authorities    []Authority `json:"authorities"` // verifiers that are believed
+	Identity       Identity    `json:"identity"`
+	Roles          roles.List  `json:"roles"`
+	Operators      []string    `json:"operators,omitempty"`      // object ids whose policies are marked operator-trusted
+	SoftDeleteDays int         `json:"softDeleteDays,omitempty"` // 7 to 90; absent: 90
+}
+
+// TLS names the files of the server's certificate, which must hold every vault's name.
+type TLS struct {
+	Certificate string `json:"certificate"`
+	Key         string `json:"key"`
+}
+
+// Keystore says where keys are kept and where the passphrase comes from: exactly one of the three sources.
+type Keystore struct {
+	Path                 string `json:"path,omitempty"`                 // absent: STATEDIR/keystore
+	PassphraseFile       string `json:"passphraseFile,omitempty"`       // a file
+	PassphraseCredential string `json:"passphraseCredential,omitempty"` // a systemd credential's name
+	PassphraseFileEnv    string `json:"passphraseFileEnv,omitempty"`    // an environment variable that names a file
+}
+
+// Authority is a verifier: the issuer of its tokens and the keys that sign them.
+type Authority struct {
+	Issuer string `json:"issuer"`
+	Keys   []Key  `json:"keys"`
+}
+
+// Key is a pinned public key, inline or in a file.
+type Key struct {
+	KID     string `json:"kid"`
+	PEM     string `json:"pem,omitempty"`
+	PEMFile string `json:"pemFile,omitempty"`
+}
+
+// Identity says whose sign-in tokens count.
+type Identity struct {
+	SignIn    string   `json:"signIn"` // https://HOST/TENANT, named in challenges
+	Issuers   []Issuer `json:"issuers"`
+	Audiences []string `json:"audiences,omitempty"` // besides those that Azure's clients ask for
+}
+
+// Issuer is a pinned issuer of sign-in tokens.
+type Issuer struct {
+	URL      string `json:"url"`
+	TenantID string `json:"tenantId"`
+	Keys     []Key  `json:"keys"`
+}
+
+// Load reads a configuration strictly: an unknown member is a mistake, not a comment.
+func Load(path string) (Config, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("reading the configuration: %w", err)
+	}
+	var c Config
+	if err := yaml.UnmarshalStrict(raw, &c); err != nil {
+		return Config{}, evidence.Refuse(evidence.CodeParse, "configuration "+path, err.Error(), "YAML with known members")
+	}
+	return c, nil
+}
+
+var (
+	vaultForm  = regexp.MustCompile(`^[a-z][a-z0-9-]{1,22}[a-z0-9]$`)
+	suffixForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`)
+)
+
+// Validate reports all mistakes.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(field, got, want string) {
+		errs = append(errs, evidence.Refuse(evidence.CodeParse, field, got, want))
+	}
+	if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
+		bad("listen", fmt.Sprintf("%q", c.Listen), "host:port")
+	}
+	if c.TLS.Certificate == "" || c.TLS.Key == "" {
+		bad("tls", "no certificate or no key", "both files")
+	}
+	if len(c.Vaults) == 0 {
+		bad("vaults", "none", "at least one name")
+	}
+	seen := map[string]bool{}
+	for _, v := range c.Vaults {
+		if !vaultForm.MatchString(v) || seen[v] {
+			bad("vaults", v, "names of 3 to 24 lower-case letters, digits and hyphens, each once")
+		}
+		seen[v] = true
+	}
+	if !suffixForm.MatchString(c.Suffix) {
+		bad("suffix", fmt.Sprintf("%q", c.Suffix), "a host name in lower case without a port")
+	}
+	if !filepath.IsAbs(c.StateDir) {
+		bad("stateDir", fmt.Sprintf("%q", c.StateDir), "an absolute path")
+	}
+	sources := 0
+	for _, s := range []string{c.Keystore.PassphraseFile, c.Keystore.PassphraseCredential, c.Keystore.PassphraseFileEnv} {
+		if s != "" {
+			sources++
+		}
+	}
+	if sources != 1 {
+		bad("keystore", fmt.Sprintf("%d sources of the passphrase", sources), "one of passphraseFile, passphraseCredential, passphraseFileEnv")
+	}
+	if c.SoftDeleteDays != 0 && (c.SoftDeleteDays < 7 || c.SoftDeleteDays > 90) {
+		bad("softDeleteDays", fmt.Sprint(c.SoftDeleteDays), "7 to 90")
+	}
+	if u, err := url.Parse(c.Identity.SignIn); err != nil || u.Scheme != "https" || u.Host == "" || len(strings.Trim(u.Path, "/")) == 0 || strings.ContainsAny(c.Identity.SignIn, ` "=?#,@`) {
+		bad("identity.signIn", fmt.Sprintf("%q", c.Identity.SignIn), "https://HOST/TENANT without query")
+	}
+	for _, o := range c.Operators {
+		if o == "" {
+			bad("operators", "an empty id", "object ids")
+		}
+	}
+	if _, err := c.authorities(); err != nil {
+		errs = append(errs, err)
+	}
+	if _, err := c.verifier(); err != nil {
+		errs = append(errs, err)
+	}
+	if err := c.Roles.Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (k Key) resolve() (initdata.SigningKey, error) {
+	if (k.PEM == "") == (k.PEMFile == "") {
+		return initdata.SigningKey{}, evidence.Refuse(evidence.CodeParse, "key "+k.KID, "both or none of pem and pemFile", "one of them")
+	}
+	if k.PEM == "" {
+		raw, err := os.ReadFile(k.PEMFile)
+		if err != nil {
+			return initdata.SigningKey{}, fmt.Errorf("key %s: %w", k.KID, err)
+		}
+		k.PEM = string(raw)
+	}
+	return initdata.SigningKey{KID: k.KID, PEM: k.PEM}, nil
+}
+
+func resolveAll(keys []Key) ([]initdata.SigningKey, error) {
+	var errs []error
+	out := make([]initdata.SigningKey, 0, len(keys))
+	for _, k := range keys {
+		s, err := k.resolve()
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, s)
+	}
+	return out, errors.Join(errs...)
+}
+
+// authorities are the verifiers that are believed. None is a mistake: nothing could ever be checked.
+func (c Config) authorities() ([]token.Authority, error) {
+	if len(c.Authorities) == 0 {
+		return nil, evidence.Refuse(evidence.CodePolicy, "authorities", "none", "at least one verifier with a pinned key")
+	}
+	var errs []error
+	var out []token.Authority
+	kids := map[string]bool{}
+	for i, a := range c.Authorities {
+		field := fmt.Sprintf("authorities[%d]", i)
+		if u, err := url.Parse(a.Issuer); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+			errs = append(errs, evidence.Refuse(evidence.CodeParse, field+".issuer", fmt.Sprintf("%q", a.Issuer), "an https URL without user, query and fragment"))
+		}
+		for _, k := range a.Keys {
+			if k.KID == "" || kids[k.KID] {
+				errs = append(errs, evidence.Refuse(evidence.CodeParse, field+".keys", fmt.Sprintf("kid %q", k.KID), "an id that no other key has"))
+			}
+			kids[k.KID] = true
+		}
+		pinned, err := resolveAll(a.Keys)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", field, err))
+			continue
+		}
+		auth, err := token.NewAuthority(initdata.Service{URL: a.Issuer, SigningKeys: pinned})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", field, err))
+			continue
+		}
+		out = append(out, auth)
+	}
+	return out, errors.Join(errs...)
+}
+
+func (c Config) verifier() (*identity.Verifier, error) {
+	v := identity.VerifierConfig{Audiences: append([]string{"https://vault.azure.net", "https://managedhsm.azure.net", "https://" + c.Suffix}, c.Identity.Audiences...)}
+	if _, port, err := net.SplitHostPort(c.Listen); err == nil {
+		v.Audiences = append(v.Audiences, "https://"+c.Suffix+":"+port)
+	}
+	for i, is := range c.Identity.Issuers {
+		pinned, err := resolveAll(is.Keys)
+		if err != nil {
+			return nil, fmt.Errorf("identity.issuers[%d]: %w", i, err)
+		}
+		v.Issuers = append(v.Issuers, identity.IssuerConfig{URL: is.URL, TenantID: is.TenantID, Keys: pinned})
+	}
+	return identity.NewVerifier(v)
+}
+
+// passphrase reads the keystore's passphrase. One newline at its end does not count.
+func (k Keystore) passphrase(getenv func(string) string) ([]byte, error) {
+	path := k.PassphraseFile
+	switch {
+	case k.PassphraseCredential != "":
+		dir := getenv("CREDENTIALS_DIRECTORY")
+		if dir == "" || k.PassphraseCredential != filepath.Base(k.PassphraseCredential) {
+			return nil, evidence.Refuse(evidence.CodePolicy, "keystore.passphraseCredential", k.PassphraseCredential, "a credential's name, and CREDENTIALS_DIRECTORY set by systemd")
+		}
+		path = filepath.Join(dir, k.PassphraseCredential)
+	case k.PassphraseFileEnv != "":
+		if path = getenv(k.PassphraseFileEnv); path == "" {
+			return nil, evidence.Refuse(evidence.CodePolicy, "keystore.passphraseFileEnv", k.PassphraseFileEnv+" is not set", "a file's name in it")
+		}
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the keystore's passphrase: %w", err)
+	}
+	if n := len(raw); n > 0 && raw[n-1] == '\n' {
+		raw = raw[:n-1]
+	}
+	return raw, nil
+}
