@@ -233,3 +233,6 @@ func ParseAK(body []byte) (*AK, error) {
 	out.InitTime, err = jsonData("request.initTimeData", init)
 	return &out, err
 }
+
+// NewJSONData reads data that must be a JSON object; what names it in a refusal.
+func NewJSONData(what string, raw []byte) (*Data, error) { return jsonData(what, raw) }

@@ -1,0 +1,56 @@
+package appraise
+
+import (
+	"fmt"
+	"time"
+
+	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/sevsnp"
+	"cloister.dev/cloister/evidence/soft"
+)
+
+// Roots are the roots of trust that one issuer stands for.
+type Roots struct {
+	kind     evidence.RootKind
+	floor    sevsnp.TCB  // AMD only
+	software []soft.Root // for AMD: known to be refused, so that the refusal can say so
+}
+
+// AMD accepts evidence of AMD processors whose reported TCB is at or above a floor. Software roots that
+// the installation also has are refused by name.
+func AMD(floor sevsnp.TCB, refused []soft.Root) Roots {
+	return Roots{kind: evidence.RootAMD, floor: floor, software: refused}
+}
+
+// Software accepts evidence of the named software roots.
+func Software(roots []soft.Root) Roots {
+	return Roots{kind: evidence.RootSoftware, software: roots}
+}
+
+// authenticate checks who signed a report.
+func (r Roots) authenticate(report *sevsnp.Report, chainPEM []byte, at time.Time) (*sevsnp.Authentic, error) {
+	chain, err := sevsnp.ParseChain(chainPEM)
+	if err != nil {
+		return nil, err
+	}
+	switch r.kind {
+	case evidence.RootSoftware:
+		return soft.Authenticate(report, chain, r.software, at)
+	case evidence.RootAMD:
+	default:
+		return nil, evidence.Refuse(evidence.CodePolicy, "roots", "none", "roots of trust for this issuer")
+	}
+	authentic, err := sevsnp.Authenticate(report, chain, sevsnp.Options{At: at})
+	if err != nil {
+		if len(r.software) > 0 {
+			if _, softErr := soft.Authenticate(report, chain, r.software, at); softErr == nil {
+				return nil, evidence.Refuse(evidence.CodePolicy, "root", string(evidence.RootSoftware), string(evidence.RootAMD)).By("this issuer does not stand for software roots")
+			}
+		}
+		return nil, err
+	}
+	if got := report.ReportedTCB; !got.Meets(r.floor) {
+		return nil, evidence.Refuse(evidence.CodeTCB, "reported TCB", got.String(), fmt.Sprintf("at least %s", r.floor)).By("hardware.minimumTCB")
+	}
+	return authentic, nil
+}
