@@ -110,6 +110,8 @@ func (c *call) routeKeys(p []string) (int, any, error) {
 		return c.do("rotate", func() (any, error) { return c.rotate(name) })
 	case m == http.MethodPost && len(p) == 2 && second == "release":
 		return c.do("release", func() (any, error) { return c.release(name, "") })
+	case m == http.MethodPost && len(p) == 2 && operationOf[second] != "":
+		return c.do(second, func() (any, error) { return c.crypto(name, "", second) })
 	case len(p) == 2 && (second == "backup" || second == "rotationpolicy" || second == "attestation"), m == http.MethodPut, name == "restore" && len(p) == 1:
 		return 0, nil, badParameter("this operation is not offered by this key vault")
 	case len(p) <= 2 && m == http.MethodDelete && second == "":
