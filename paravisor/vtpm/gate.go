@@ -3,7 +3,6 @@ package vtpm
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -40,6 +39,7 @@ type Gate struct {
 	userData  [UserDataSize]byte
 	akCert    []byte
 	broken    error
+	sessions  map[tpm2.TPMHandle]*plainSession
 	counters  Counters
 	reportErr error
 }
@@ -120,6 +120,7 @@ func (g *Gate) pass(c command) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	g.observe(c, answer)
 	if mayChangeState(c, answer) {
 		if err := g.commit(); err != nil {
 			return nil, err
@@ -153,6 +154,9 @@ func (g *Gate) power(message []byte) ([]byte, error) {
 	defer g.mu.Unlock()
 	if g.broken != nil {
 		return nil, g.broken
+	}
+	if code := be32(message); code == ctrlInit || code == ctrlStop {
+		clear(g.sessions)
 	}
 	return g.TPM.control.forward(message)
 }
@@ -203,9 +207,7 @@ func (g *Gate) readPublic(c command) ([]byte, error) {
 	}
 	public.DataSize = uint16(len(g.contents(c.handle(0))))
 	area := tpm2.Marshal(*public)
-	digest := sha256.Sum256(area)
-	name := append(binary.BigEndian.AppendUint16(nil, uint16(tpm2.TPMAlgSHA256)), digest[:]...)
-	return okAnswer(tagNoSessions, append(sized(area), sized(name)...)), nil
+	return okAnswer(tagNoSessions, append(sized(area), sized(nvName(area))...)), nil
 }
 
 // sized is a TPM2B: a u16 length, then the bytes.
@@ -213,22 +215,19 @@ func sized(b []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)
 }
 
-// read serves NV_Read. The TPM judges the authorization, by a one-byte read of the placeholder.
-//
-// Only a single password session is possible: every other session computes over the index's name,
-// and the name that the guest knows (with the served size) is not the one that the TPM knows.
+// read serves NV_Read. The TPM judges the authorization, by a one-byte read of the placeholder: a
+// password as it is, a plain HMAC session as readWithSession has it, no other session.
 func (g *Gate) read(ctx context.Context, c command) ([]byte, error) {
 	area, params, ok := c.authArea(2)
 	if !ok {
 		return errorAnswer(rcAuthMissing), nil
 	}
-	if !onePassword(area) {
-		return errorAnswer(rcAuthType), nil
-	}
 	if len(params) != 4 {
 		return errorAnswer(rcCommandSize), nil
 	}
-	size, offset := int(binary.BigEndian.Uint16(params)), int(binary.BigEndian.Uint16(params[2:]))
+	if !onePassword(area) {
+		return g.readWithSession(ctx, c, area, params)
+	}
 	probe := bytes.Clone(c)
 	binary.BigEndian.PutUint16(probe[len(probe)-4:], 1)
 	binary.BigEndian.PutUint16(probe[len(probe)-2:], 0)
@@ -236,25 +235,34 @@ func (g *Gate) read(ctx context.Context, c command) ([]byte, error) {
 	if err != nil || be32(judged[6:]) != rcOK {
 		return judged, err
 	}
-	index := c.handle(1)
+	data, rc := g.cutServed(ctx, c.handle(1), params)
+	if rc != rcOK {
+		return errorAnswer(rc), nil
+	}
+	data = sized(data)
+	answer := binary.BigEndian.AppendUint32(nil, uint32(len(data)))
+	answer = append(answer, data...)
+	answer = append(answer, 0, 0, 1, 0, 0) // the password session's end: no nonce, continueSession, no HMAC
+	return okAnswer(tagSessions, answer), nil
+}
+
+// cutServed is the part of a served index that NV_Read's parameters (size u16, offset u16) name. A read
+// of the HCL report from its beginning renews it first.
+func (g *Gate) cutServed(ctx context.Context, index tpm2.TPMHandle, params []byte) ([]byte, uint32) {
+	size, offset := int(binary.BigEndian.Uint16(params)), int(binary.BigEndian.Uint16(params[2:]))
 	if index == nvHCLReport && offset == 0 {
 		if g.reportErr = g.refresh(ctx); g.reportErr != nil {
-			return errorAnswer(rcNVUnavailable), nil
+			return nil, rcNVUnavailable
 		}
 	}
 	whole := g.contents(index)
 	switch {
 	case size > maxNVRead:
-		return errorAnswer(rcSizeParameter1), nil
+		return nil, rcSizeParameter1
 	case offset+size > len(whole):
-		return errorAnswer(rcNVRange), nil
+		return nil, rcNVRange
 	}
-	data := binary.BigEndian.AppendUint16(nil, uint16(size))
-	data = append(data, whole[offset:offset+size]...)
-	answer := binary.BigEndian.AppendUint32(nil, uint32(len(data)))
-	answer = append(answer, data...)
-	answer = append(answer, 0, 0, 1, 0, 0) // the password session's end: no nonce, continueSession, no HMAC
-	return okAnswer(tagSessions, answer), nil
+	return whole[offset : offset+size], rcOK
 }
 
 // onePassword tells whether an authorization area is exactly one password session:

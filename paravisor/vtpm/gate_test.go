@@ -196,6 +196,14 @@ func TestServedIndexes(t *testing.T) {
 func TestReadRefusals(t *testing.T) {
 	r := newRig(t)
 	h, _ := r.name(nvHCLReport)
+	ekPublic, err := tpm2.ReadPublic{ObjectHandle: handleEK}.Execute(r.tpm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ek, err := ekPublic.OutPublic.Contents()
+	if err != nil {
+		t.Fatal(err)
+	}
 	read := func(auth any, size, offset uint16) error {
 		var ah tpm2.AuthHandle
 		switch a := auth.(type) {
@@ -217,7 +225,13 @@ func TestReadRefusals(t *testing.T) {
 		{"a chunk", nil, 1024, 0, rcOK},
 		{"the last byte", nil, 1, HCLReportSize - 1, rcOK},
 		{"nothing, at the end", nil, 0, HCLReportSize, rcOK},
-		{"HMAC session", tpm2.HMAC(tpm2.TPMAlgSHA256, 16), 16, 0, rcAuthType},
+		{"plain HMAC session", tpm2.HMAC(tpm2.TPMAlgSHA256, 16), 16, 0, rcOK},
+		{"plain HMAC session beyond the end", tpm2.HMAC(tpm2.TPMAlgSHA256, 16), 2, HCLReportSize - 1, rcNVRange},
+		{"salted HMAC session", tpm2.HMAC(tpm2.TPMAlgSHA256, 16, tpm2.Salted(handleEK, *ek)), 16, 0, rcAuthType},
+		{"bound HMAC session", tpm2.HMAC(tpm2.TPMAlgSHA256, 16, tpm2.Bound(tpm2.TPMRHOwner, tpm2.HandleName(tpm2.TPMRHOwner), nil)), 16, 0, rcAuthType},
+		{"HMAC session that encrypts", tpm2.HMAC(tpm2.TPMAlgSHA256, 16, tpm2.AESEncryption(128, tpm2.EncryptOut)), 16, 0, rcAuthType},
+		{"HMAC session that audits", tpm2.HMAC(tpm2.TPMAlgSHA256, 16, tpm2.Audit()), 16, 0, rcAuthType},
+		{"HMAC session with another password", tpm2.HMAC(tpm2.TPMAlgSHA256, 16, tpm2.Auth([]byte("x"))), 16, 0, rcAuthFailSession},
 		{"wrong owner password", tpm2.PasswordAuth([]byte("x")), 16, 0, 0},
 		{"above the NV buffer", nil, 1025, 0, rcSizeParameter1},
 		{"beyond the end", nil, 2, HCLReportSize - 1, rcNVRange},
