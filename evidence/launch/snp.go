@@ -141,9 +141,12 @@ func finish(seed [48]byte, f *Firmware, in SNPInput) ([48]byte, error) {
 	if in.VCPUs < 1 || in.VCPUs > maxVCPUs {
 		return [48]byte{}, bad("vcpus", in.VCPUs, "1 to 4096")
 	}
-	sig, err := signature(in.CPUModel)
-	if err != nil {
-		return [48]byte{}, err
+	var sig uint32
+	if in.VMM == QEMU { // the other forms hold a constant instead
+		var err error
+		if sig, err = signature(in.CPUModel); err != nil {
+			return [48]byte{}, err
+		}
 	}
 	if in.VMM < QEMU || in.VMM > GCE {
 		return [48]byte{}, bad("vmm", in.VMM, "a known form")

@@ -88,6 +88,12 @@ func TestDebianFirmware(t *testing.T) {
 				in.Kernel = HashKernel(read(t, "launch", "debian-ovmf", *r.Kernel), initrd, cmdline)
 			}
 			got, err := finish(seed, fw, in)
+			if r.Digest == "" { // the vectors' sign for a launch that must be refused
+				if err == nil {
+					t.Errorf("%+v: accepted", r)
+				}
+				continue
+			}
 			if err != nil || hex.EncodeToString(got[:]) != r.Digest {
 				t.Errorf("%+v: got %x, %v", r, got, err)
 			}
