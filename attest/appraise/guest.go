@@ -1,0 +1,145 @@
+package appraise
+
+import (
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"math/big"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"cloister.dev/cloister/attest/claims"
+	"cloister.dev/cloister/attest/request"
+	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/hcl"
+)
+
+// ReplyKeyID names the ephemeral key in tokens.
+const ReplyKeyID = "TpmEphemeralEncryptionKey"
+
+// requiredPCRs are the registers that a quote must cover: those that claims are made of.
+var requiredPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13}
+
+// Guest judges evidence of a running guest, from the hardware up: the report is genuine and about the
+// claims, the claims name the attestation key, the key signed the quote, the quote covers the registers,
+// and the boot log replays to them.
+func (v *Verifier) Guest(in *request.Guest, at time.Time) (*Result, error) {
+	if !strings.EqualFold(in.OSType, "Linux") {
+		return nil, evidence.Refuse(evidence.CodeUnsupported, "OSType", in.OSType, "Linux")
+	}
+	authentic, err := v.hardware(in.Report, in.Chain, in.Runtime, in.InitTime, at)
+	if err != nil {
+		return nil, err
+	}
+	named, err := hcl.ParseClaims(in.Runtime.Raw)
+	if err != nil {
+		return nil, err
+	}
+	ak, err := sameKey(named, hcl.KeyAK, in.AKPublic, akAttributes)
+	if err != nil {
+		return nil, err
+	}
+	reply, err := quoted(in, ak)
+	if err != nil {
+		return nil, err
+	}
+	boot, err := bootState(in.EventLog, in.PCRs)
+	if err != nil {
+		return nil, err
+	}
+	id, err := vmID(in.Runtime)
+	if err != nil {
+		return nil, err
+	}
+	out := &Result{root: authentic.Root(), reply: reply, claims: claims.Guest{
+		PCRs: slices.Sorted(maps.Keys(in.PCRs)), SecureBoot: boot.SecureBoot, DefaultKeys: boot.DefaultKeys, DB: boot.DB, DBX: boot.DBX,
+		OSType: in.OSType, OSDistro: in.OSDistro, OSBuild: in.OSBuild, OSVersionMajor: in.OSVersionMajor, OSVersionMinor: in.OSVersionMinor, VMID: id,
+	}.Claims()}
+	out.claims[claims.IsolationTEE] = hardwareClaims(authentic.Report(), in.Runtime, in.InitTime)
+	out.claims[claims.Runtime] = runtimeOf(in, reply)
+	for _, n := range claims.CarriedPCRs {
+		value := in.PCRs[n]
+		out.claims[fmt.Sprintf("x-cloister-pcr%d", n)] = hex.EncodeToString(value[:])
+	}
+	claims.Root(out.claims, out.root)
+	return out, nil
+}
+
+// quoted checks the quote and the ephemeral key. A quote from an earlier session is refused here: its
+// qualifying data must be the digest of the caller's nonce. Azure's clients leave it empty; then the
+// answer must be encrypted to a key that only this TPM can use, while its registers stay as quoted.
+func quoted(in *request.Guest, ak *rsa.PublicKey) (*ReplyKey, error) {
+	for _, n := range requiredPCRs {
+		if value, ok := in.PCRs[n]; !ok {
+			return nil, evidence.Refuse(evidence.CodeBinding, "PcrSet", fmt.Sprintf("no register %d", n), fmt.Sprint("at least ", requiredPCRs))
+		} else if (n == 0 || n == 4 || n == 7) && value == [32]byte{} {
+			return nil, evidence.Refuse(evidence.CodeMeasurement, fmt.Sprintf("PCR %d", n), "zeros", "what the firmware measured")
+		}
+	}
+	a, err := attested("quote", in.Quote, in.QuoteSignature, ak, tpm2.TPMSTAttestQuote)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkQuote(a, in.PCRs); err != nil {
+		return nil, err
+	}
+	nonce, err := payloadNonce(in)
+	if err != nil {
+		return nil, err
+	}
+	got := a.ExtraData.Buffer
+	want := sha256.Sum256(nonce)
+	fresh := len(nonce) > 0 && subtle.ConstantTimeCompare(got, want[:]) == 1
+	if in.EncKeyPublic == nil {
+		if !fresh {
+			return nil, evidence.Refuse(evidence.CodeBinding, "quote qualifying data", hex.EncodeToString(got), "SHA-256 of ClientPayload.nonce").By("an answer in plain text needs a quote of this session")
+		}
+		return nil, nil
+	}
+	raw := len(nonce) > 0 && subtle.ConstantTimeCompare(got, nonce) == 1 // one client of Azure's does so
+	if len(got) > 0 && !fresh && !raw {
+		return nil, evidence.Refuse(evidence.CodeBinding, "quote qualifying data", hex.EncodeToString(got), "nothing, ClientPayload.nonce, or its SHA-256")
+	}
+	key, err := ephemeral(in.EncKeyPublic, in.EncKeyCertify, in.EncKeySignature, ak, in.PCRs)
+	if err != nil {
+		return nil, err
+	}
+	return &ReplyKey{key}, nil
+}
+
+// payloadNonce is the caller's nonce; none is empty.
+func payloadNonce(in *request.Guest) ([]byte, error) {
+	s, ok := in.ClientPayload["nonce"].(string)
+	if !ok {
+		return nil, nil
+	}
+	raw, err := base64.RawStdEncoding.DecodeString(strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(s, "=")))
+	if err != nil {
+		return nil, evidence.Refuse(evidence.CodeParse, "ClientPayload.nonce", "no base64", "base64")
+	}
+	return raw, nil
+}
+
+// runtimeOf is the top-level x-ms-runtime: the caller's payload unchanged, and the ephemeral key.
+func runtimeOf(in *request.Guest, reply *ReplyKey) map[string]any {
+	payload := in.ClientPayload
+	if payload == nil {
+		payload = map[string]any{}
+	}
+	out := map[string]any{"client-payload": payload}
+	if reply != nil {
+		enc := base64.RawURLEncoding
+		out["keys"] = []any{map[string]any{
+			"kid": ReplyKeyID, "kty": "RSA", "key_ops": []any{"encrypt"},
+			"n": enc.EncodeToString(reply.public.N.Bytes()), "e": enc.EncodeToString(big.NewInt(int64(reply.public.E)).Bytes()),
+		}}
+	}
+	return out
+}
