@@ -13,6 +13,7 @@ import (
 	"testing/fstest"
 
 	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/guest/event"
 	"cloister.dev/cloister/guest/luks2"
 	"cloister.dev/cloister/guest/tpm"
 	"cloister.dev/cloister/guest/tpm/tpmtest"
@@ -384,11 +385,19 @@ func TestPlainVolume(t *testing.T) {
 }
 
 func TestFailureIsOneLine(t *testing.T) {
-	var out bytes.Buffer
-	b := &boot{console: &out, step: "unlock"}
-	b.report("unlock", "failed", map[string]string{"error": "a\nb"})
-	if lines := strings.Split(strings.TrimSpace(out.String()), "\n"); len(lines) != 1 {
-		t.Errorf("%q", out.String())
+	for want, err := range map[string]error{
+		"cloister: fail/boot: luks2 magic: got 00, want 4c":             evidence.Refuse(evidence.CodeBoot, "luks2 magic", "00", "4c"),
+		"cloister: fail/boot: refuse/binding: init data: got a, want b": evidence.Refuse(evidence.CodeBinding, "init data", "a", "b"),
+		"cloister: fail/boot: two lines":                                errors.New("two\nlines"),
+		"cloister: fail/boot: nothing left to do":                       nil,
+	} {
+		var out bytes.Buffer
+		b := &boot{console: &out, step: "unlock"}
+		b.explain(err)
+		lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+		if len(lines) != 2 || !strings.HasPrefix(lines[0], event.Prefix) || !strings.Contains(lines[0], `"failed"`) || lines[1] != want {
+			t.Errorf("%q, want an event and %q", lines, want)
+		}
 	}
 }
 

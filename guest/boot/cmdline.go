@@ -7,12 +7,9 @@ import (
 	"cloister.dev/cloister/guest/devmapper"
 )
 
-// Parameters of the signed command line that the guest reads. The command line is a section of the UKI and so is in PCR 11;
-// what a host adds lands in PCR 12, which must be zero.
-const (
-	paramVerity   = "cloister.verity"
-	paramSoftRoot = "cloister.softroot" // hex SHA-256 of the software root's public key; read by the running system
-)
+// paramVerity is the one parameter that the initrd reads. The command line is a section of the UKI and so is in PCR 11; what
+// a host adds lands in PCR 12, which must be zero.
+const paramVerity = "cloister.verity"
 
 // parameter finds the one value of a parameter. Twice is refused: two readers could pick different ones.
 func parameter(cmdline, name string) (string, error) {

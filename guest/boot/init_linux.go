@@ -65,6 +65,14 @@ func (b *boot) report(step, state string, detail map[string]string) {
 
 // fail says why, and powers off.
 func (b *boot) fail(err error) {
+	b.explain(err)
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	select {} // process 1 must not return
+}
+
+// explain writes the one line, and the event.
+func (b *boot) explain(err error) {
 	if err == nil {
 		err = errors.New("nothing left to do")
 	}
@@ -74,10 +82,7 @@ func (b *boot) fail(err error) {
 		code = string(evidence.CodeBoot)
 	}
 	b.report(b.step, event.Failed, map[string]string{"code": code, "error": text})
-	_, _ = fmt.Fprintf(b.console, "cloister: %s: %s\n", evidence.CodeBoot, text)
-	unix.Sync()
-	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
-	select {} // process 1 must not return
+	_, _ = fmt.Fprintf(b.console, "cloister: %s: %s\n", evidence.CodeBoot, strings.TrimPrefix(text, string(evidence.CodeBoot)+": "))
 }
 
 func (b *boot) run() error {

@@ -30,7 +30,7 @@ type volumes struct {
 	random io.Reader
 	device blockDevice
 	mapped func(volumeKey []byte) (node string, err error) // maps the data segment
-	copy   func(node string) error                         // copies the verified image
+	copy   func(node string) error                         // copies the verified image, and reports its progress
 	report func(step, state string, detail map[string]string)
 }
 
@@ -50,7 +50,6 @@ func (o volumes) encrypted() (node string, err error) {
 }
 
 func (o volumes) create() (string, error) {
-	o.report("os-disk", event.Started, map[string]string{"percent": "0"})
 	secret, key := make([]byte, 32), make([]byte, luks2.VolumeKeySize)
 	defer clear(secret)
 	defer clear(key)
@@ -137,7 +136,6 @@ func (o volumes) plain(node string) (string, error) {
 		return "", fmt.Errorf("reading the OS disk: %w", err)
 	}
 	if !isExt4(super) {
-		o.report("os-disk", event.Started, map[string]string{"percent": "0"})
 		if err := o.copy(node); err != nil {
 			return "", err
 		}
