@@ -86,6 +86,13 @@ type fakeKeeper struct {
 	wrongNext   bool
 	bearer      func(context.Context) (string, error)
 	opens       int
+	save        func() // after each change, where the keeper outlives the process
+}
+
+func (k *fakeKeeper) saved() {
+	if k.save != nil {
+		k.save()
+	}
 }
 
 func (k *fakeKeeper) Open(ctx context.Context, r KeyRequest) (Release, error) {
@@ -103,6 +110,7 @@ func (k *fakeKeeper) Open(ctx context.Context, r KeyRequest) (Release, error) {
 		return Release{}, evidence.Refuse(evidence.CodeBinding, "generation", fmt.Sprint(r.Generation), fmt.Sprint(k.confirmed)).By("unknown generation")
 	}
 	k.pending, k.session = k.confirmed+1, r.Session
+	k.saved()
 	next := k.pending
 	if k.wrongNext {
 		next += 7
@@ -118,6 +126,7 @@ func (k *fakeKeeper) Confirm(_ context.Context, r KeyRequest) error {
 		return evidence.Refuse(evidence.CodeBinding, "session", r.Session, k.session)
 	}
 	k.confirmed = r.Generation
+	k.saved()
 	return nil
 }
 
@@ -164,12 +173,11 @@ func (v fakeVerifier) AKCertificate(_ context.Context, r AKRequest) ([]byte, err
 
 func newWorld(t *testing.T, mode string) *world {
 	t.Helper()
-	der, err := x509.MarshalPKIXPublicKey(&verifierKey().PublicKey)
-	if err != nil {
-		t.Fatal(err)
+	base := "/dev/shm"
+	if killed := os.Getenv("CLOISTER_CRASH_DIR"); killed != "" {
+		base = killed // a killed process leaves its scratch directory
 	}
-	pinned := []initdata.SigningKey{{KID: "k1", PEM: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))}}
-	scratch, err := os.MkdirTemp("/dev/shm", "cloister-test-")
+	scratch, err := os.MkdirTemp(base, "cloister-test-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,14 +188,38 @@ func newWorld(t *testing.T, mode string) *world {
 		}
 		os.RemoveAll(scratch)
 	})
-	w := &world{t: t, dir: t.TempDir(), scratch: scratch, mode: mode, vmID: vmA, signer: verifierKey(),
+	w := &world{t: t, dir: shortDir(t), scratch: scratch, mode: mode, vmID: vmA,
 		keeper: &fakeKeeper{key: bytes.Repeat([]byte{0x42}, 32)},
-		init: initdata.InitData{VMID: vmA, Name: "web", OSDiskEncryption: mode,
-			Attest: initdata.Service{URL: "https://attest.example", SigningKeys: pinned}, Keys: initdata.Service{URL: "https://keys.example", SigningKeys: pinned}}}
+		init:   initdata.InitData{VMID: vmA, Name: "web", OSDiskEncryption: mode}}
+	w.pin(verifierKey())
 	if err := os.WriteFile(filepath.Join(w.dir, "vars.fd"), bytes.Repeat([]byte{0xee}, 8192), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// pin lets the verifier sign with a key, and the init data name it.
+func (w *world) pin(key *rsa.PrivateKey) {
+	w.t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	pinned := []initdata.SigningKey{{KID: "k1", PEM: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))}}
+	w.signer = key
+	w.init.Attest = initdata.Service{URL: "https://attest.example", SigningKeys: pinned}
+	w.init.Keys = initdata.Service{URL: "https://keys.example", SigningKeys: pinned}
+}
+
+// shortDir is a temporary directory whose sockets' paths fit a socket address.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "pv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 func (w *world) state() string { return filepath.Join(w.dir, "guest.vmgs") }

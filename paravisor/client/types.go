@@ -27,6 +27,9 @@ const (
 	VarsSocket    = "vars.sock"    // NBD, for QEMU's pflash unit 1
 )
 
+// maxRunDir bounds RunDir, in bytes: a socket address holds a path of 107.
+const maxRunDir = 107 - 1 - len(ControlSocket)
+
 // Config starts a paravisor: `cloister-paravisor run --config FILE`, JSON, unknown members refused.
 // It comes from the host, so nothing in it is believed beyond what the host may decide anyway; VMID
 // and Mode must be those of the init data.
@@ -70,6 +73,7 @@ func (c Config) Validate() error {
 	} {
 		need(filepath.IsAbs(p.path) || (p.path == "" && !p.needed), "%s %q: want an absolute path", p.name, p.path)
 	}
+	need(len(c.RunDir) <= maxRunDir, "runDir: %d bytes, want at most %d: the sockets' paths must fit a socket address", len(c.RunDir), maxRunDir)
 	need(c.SoftchipHandle != "", "softchipHandle: want the handle of the launch")
 	need(!strings.ContainsAny(c.ScratchDir, ","), "scratchDir %q: has a comma, which swtpm's options can't carry", c.ScratchDir)
 	need(!strings.ContainsAny(c.SwtpmLog, ","), "swtpmLog %q: has a comma, which swtpm's options can't carry", c.SwtpmLog)

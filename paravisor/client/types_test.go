@@ -22,6 +22,7 @@ func TestValidate(t *testing.T) {
 		{"no guest state is needed", func(c *Config) { c.Mode, c.GuestStateFile = ModeNonPersistedTPM, "" }, ""},
 		{"guest state missing", func(c *Config) { c.GuestStateFile = "" }, "guestStateFile"},
 		{"relative path", func(c *Config) { c.RunDir = "run" }, "runDir"},
+		{"a path that no socket address holds", func(c *Config) { c.RunDir = "/" + strings.Repeat("r", 100) }, "runDir"},
 		{"empty mode", func(c *Config) { c.Mode = "" }, "mode"},
 		{"unknown mode", func(c *Config) { c.Mode = "Plain" }, "mode"},
 		{"upper-case VM id", func(c *Config) { c.VMID = strings.ToUpper("aaaaaaaa-2222-3333-4444-555555555555") }, "vmId"},

@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	evtpm "cloister.dev/cloister/evidence/vtpm"
 )
 
 // Identity is what the vTPM is known by, read from the TPM itself.
@@ -27,10 +29,10 @@ func (s *Swtpm) Provision() error {
 	}{
 		{"starting", startup},
 		{"making the endorsement key", func(t transport.TPM) error {
-			return makePersistent(t, tpm2.TPMRHEndorsement, ekTemplate(), handleEK)
+			return makePersistent(t, tpm2.TPMRHEndorsement, evtpm.EKTemplate(), handleEK)
 		}},
 		{"making the attestation key", func(t transport.TPM) error {
-			return makePersistent(t, tpm2.TPMRHOwner, akTemplate(), handleAK)
+			return makePersistent(t, tpm2.TPMRHOwner, evtpm.AKTemplate(), handleAK)
 		}},
 		{"defining NV indexes", defineIndexes},
 		{"shutting down", shutdown},
