@@ -29,6 +29,7 @@ func azureError(t *testing.T, err error, status int, code string) {
 
 // The life of keys as Azure's own client sees it.
 func TestAzureSDKKeyLife(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.azkeys("main")
 	ctx := t.Context()
@@ -127,6 +128,7 @@ func TestAzureSDKKeyLife(t *testing.T) {
 }
 
 func TestAzureSDKOperations(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.azkeys("main")
 	ctx := t.Context()
@@ -186,6 +188,7 @@ func TestAzureSDKOperations(t *testing.T) {
 
 // Azure's client releases a key; what comes back is for the key in the token and nobody else.
 func TestAzureSDKRelease(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.azkeys("main")
 	ctx := t.Context()

@@ -31,6 +31,7 @@ import (
 	"cloister.dev/cloister/identity/identitytest"
 	"cloister.dev/cloister/identity/roles"
 	"cloister.dev/cloister/keys"
+	"cloister.dev/cloister/keys/api"
 	"cloister.dev/cloister/keys/client"
 	"cloister.dev/cloister/keys/keystore"
 )
@@ -58,6 +59,7 @@ type world struct {
 	port    string
 	http    *http.Client
 	seconds atomic.Int64 // since start
+	audit   api.Auditor  // nil: the file
 }
 
 func (w *world) now() time.Time { return start.Add(time.Duration(w.seconds.Load()) * time.Second) }
@@ -135,7 +137,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) open() {
 	w.t.Helper()
 	var err error
-	w.service, err = keys.New(w.t.Context(), w.cfg, keys.Environment{Now: w.now, Getenv: os.Getenv, Cost: keystore.Cost{Time: 1, MemoryKiB: 64, Threads: 1}},
+	w.service, err = keys.New(w.t.Context(), w.cfg, keys.Environment{Now: w.now, Getenv: os.Getenv, Audit: w.audit, Cost: keystore.Cost{Time: 1, MemoryKiB: 64, Threads: 1}},
 		slog.New(slog.NewJSONHandler(io.Discard, nil)))
 	if err != nil {
 		w.t.Fatal(err)

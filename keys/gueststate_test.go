@@ -32,6 +32,7 @@ func confirmRequest(w *world, pub *rsa.PublicKey, generation uint64, n int) clie
 
 // The key of a guest state is the same at each start, over restarts of the key keeper, and each start has its generation.
 func TestGuestStateLife(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.createGuestState(vmID, identitytest.AdminID, nil)
 	key := rsaKey(t)
@@ -84,6 +85,7 @@ func TestGuestStateLife(t *testing.T) {
 }
 
 func TestHD09OneOfManyClonesWins(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.createGuestState(vmID, identitytest.AdminID, nil)
 	key := rsaKey(t)
@@ -122,6 +124,7 @@ func TestHD09OneOfManyClonesWins(t *testing.T) {
 
 // Each row changes one thing of an open that is accepted.
 func TestOpenRefuses(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.createGuestState(vmID, identitytest.AdminID, nil)
 	key := rsaKey(t)
@@ -208,6 +211,7 @@ func TestOpenRefuses(t *testing.T) {
 
 // What befell the key decides, and the answer says which key.
 func TestCP04KeyOfAGuestState(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.createGuestState(vmID, identitytest.AdminID, nil)
 	key := rsaKey(t)
@@ -287,6 +291,7 @@ func TestOperatorTrusted(t *testing.T) {
 
 // A host that plays the key keeper, or repeats what it once heard.
 func TestClientRefusesAHost(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.createGuestState(vmID, identitytest.AdminID, nil)
 	key := rsaKey(t)
@@ -383,6 +388,7 @@ func (readCloser) Close() error { return nil }
 
 // Every decision is in the log, without anything secret.
 func TestAuditLog(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.createGuestState(vmID, identitytest.AdminID, nil)
 	key := rsaKey(t)

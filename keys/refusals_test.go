@@ -14,6 +14,7 @@ func unb64(s string) ([]byte, error) { return base64.RawURLEncoding.DecodeString
 
 // The answer before sign-in: the same for everything, and in the form that Azure's clients can read.
 func TestChallenge(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	want := `Bearer authorization="https://login.cloister.test/` + identitytest.TenantID + `", resource="https://` + suffix + ":" + w.port + `"`
 	expired := w.signIn(identitytest.AdminID, map[string]any{"exp": w.now().Unix()})
@@ -38,6 +39,7 @@ func TestChallenge(t *testing.T) {
 
 // Requests as they come in, odd ones included. The positive rows are what Azure's clients send.
 func TestRequests(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	admin := w.signIn(identitytest.AdminID, nil)
 	if r := w.call("POST", "main", "/keys/k/create?api-version=7.4", admin, `{"kty":"EC","crv":"P-256"}`); r.status != 200 {
@@ -114,6 +116,7 @@ func TestRequests(t *testing.T) {
 
 // A caller without a role cannot tell a key that exists from one that does not.
 func TestSVC13SameAnswer(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.createGuestState(vmID, identitytest.AdminID, nil)
 	admin := w.signIn(identitytest.AdminID, nil)
@@ -137,6 +140,7 @@ func TestSVC13SameAnswer(t *testing.T) {
 }
 
 func TestSVC30HeadersAreNotBelieved(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	req := func(change func(*http.Request)) reply {
 		r, err := http.NewRequestWithContext(t.Context(), "GET", w.url("main")+"/keys?api-version=7.4", nil)
@@ -171,6 +175,7 @@ func TestSVC30HeadersAreNotBelieved(t *testing.T) {
 }
 
 func TestServicePaths(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for path, want := range map[string]string{"/healthz": "ok", "/metrics": "cloister_keys_requests_total", "/cloister/signing-keys": "BEGIN PUBLIC KEY"} {
 		w.call("GET", "main", "/keys/x?api-version=7.4", "", "")

@@ -57,6 +57,7 @@ type Environment struct {
 	Now    func() time.Time
 	Getenv func(string) string
 	Cost   keystore.Cost // of a new keystore; zero: the default
+	Audit  api.Auditor   // nil: audit.jsonl in the state folder
 }
 
 // New opens the files and makes the service.
@@ -84,8 +85,11 @@ func New(ctx context.Context, c Config, env Environment, logger *slog.Logger) (_
 	if s.backend, err = openKeystore(c, env); err != nil {
 		return nil, err
 	}
-	if s.audit, err = audit.Open(filepath.Join(c.StateDir, "audit.jsonl"), env.Now); err != nil {
-		return nil, err
+	if env.Audit == nil {
+		if s.audit, err = audit.Open(filepath.Join(c.StateDir, "audit.jsonl"), env.Now); err != nil {
+			return nil, err
+		}
+		env.Audit = s.audit
 	}
 	signer, err := responseSigner(ctx, s.backend, c.Suffix, env.Now())
 	if err != nil {
@@ -101,7 +105,7 @@ func New(ctx context.Context, c Config, env Environment, logger *slog.Logger) (_
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector())
 	s.api, err = api.New(api.Options{
-		Backend: s.backend, Identity: verifier, Roles: c.Roles, Authorities: authorities, Audit: s.audit, Signer: signer,
+		Backend: s.backend, Identity: verifier, Roles: c.Roles, Authorities: authorities, Audit: env.Audit, Signer: signer,
 		Vaults: c.Vaults, Suffix: c.Suffix, SignIn: c.Identity.SignIn, Operators: c.Operators,
 		Retention: time.Duration(days) * 24 * time.Hour, Now: env.Now, Log: logger, Registry: registry,
 	})
