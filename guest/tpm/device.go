@@ -16,17 +16,18 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/vtpm"
 )
 
 // Handles and NV indexes that the platform makes.
 const (
-	NVHCLReport    = tpm2.TPMHandle(0x01400001)
-	NVUserData     = tpm2.TPMHandle(0x01400002) // 64 bytes, writable by the guest
-	NVAKCert       = tpm2.TPMHandle(0x01C101D0)
-	NVProvisioned  = tpm2.TPMHandle(0x01500010) // 1 byte, write-once
-	NVVolumeDigest = tpm2.TPMHandle(0x01500011) // 32 bytes, write-once
-	HandleAK       = tpm2.TPMHandle(0x81000003)
-	HandleEK       = tpm2.TPMHandle(0x81010001)
+	NVHCLReport    = tpm2.TPMHandle(vtpm.NVHCLReport)
+	NVUserData     = tpm2.TPMHandle(vtpm.NVUserData) // 64 bytes, writable by the guest
+	NVAKCert       = tpm2.TPMHandle(vtpm.NVAKCert)
+	NVProvisioned  = tpm2.TPMHandle(vtpm.NVProvisioned)  // 1 byte, write-once
+	NVVolumeDigest = tpm2.TPMHandle(vtpm.NVVolumeDigest) // 32 bytes, write-once
+	HandleAK       = tpm2.TPMHandle(vtpm.HandleAK)
+	HandleEK       = tpm2.TPMHandle(vtpm.HandleEK)
 )
 
 const (

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/vtpm"
 	"cloister.dev/cloister/guest/tpm/tpmtest"
 )
 
@@ -408,6 +409,15 @@ func TestChangedAnswersAreNoticed(t *testing.T) {
 				t.Errorf("positive twin: %v", err)
 			}
 		})
+	}
+}
+
+func TestPolicyIsThatOfTheVerifier(t *testing.T) {
+	values := PCRs{7: {1}, 11: {2}, 12: {}, 13: {}}
+	got, _ := policyPCR(sealPCRs, values)
+	want, err := vtpm.PolicyPCRDigest([32]byte{}, sealPCRs, vtpm.PCRs(values))
+	if err != nil || !bytes.Equal(got, want[:]) {
+		t.Errorf("%x, want %x (%v)", got, want, err)
 	}
 }
 
