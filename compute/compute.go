@@ -39,7 +39,8 @@ import (
 type Deps struct {
 	Etcd   *clientv3.Client // nil: as the configuration says, see OpenEtcd
 	MintVM func(vmID, resourceID, audience string) (string, error)
-	Keys   vm.GuestStateKeys // nil: see vm.Service.Keys
+	Keys   vm.GuestStateKeys     // nil: see vm.Service.Keys
+	Maker  vm.GuestStateKeyMaker // nil: see vm.Service.Maker
 	Now    func() time.Time
 	Log    *slog.Logger
 	// AnswerWait bounds the wait for an answer from a VM; zero is a minute.
@@ -120,7 +121,7 @@ func New(c Config, d Deps) (*Server, error) {
 		Hosts: store.Of[scheduler.Host](db, "host"), Placements: store.Of[scheduler.Placement](db, "placement"), Alive: store.Of[time.Time](db, "alive"),
 		Groups: groups, Disks: disks, Network: nets, Images: images, Operations: ops,
 		Location: c.Location, Zones: c.Zones, Limits: c.Quota, Cap: c.Cap, CPUModel: c.CPUModel, Attest: c.Attest, KeyService: c.Keys,
-		Keys: d.Keys, Now: d.Now, Wait: d.AnswerWait, Log: d.Log,
+		Keys: d.Keys, Maker: d.Maker, Now: d.Now, Wait: d.AnswerWait, Log: d.Log,
 	}
 	groups.Contents = []resources.Content{vms, disks, nets}
 	cloud := &resources.Cloud{Endpoint: c.Endpoint, Authority: c.Authority, TenantID: c.TenantID, Subscription: c.Subscriptions, Location: c.Location,

@@ -94,7 +94,7 @@ func newEnv(t *testing.T, opts ...option) *env {
 		Attest: service, Keys: service, VaultSuffix: "vault.localhost", JoinTokens: []string{hex.EncodeToString(sum[:])},
 	}
 	keys := &fakeKeys{}
-	deps := compute.Deps{Etcd: e.Client(), MintVM: issuer.MintVM, Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Keys: keys, AnswerWait: 20 * time.Second}
+	deps := compute.Deps{Etcd: e.Client(), MintVM: issuer.MintVM, Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Keys: keys, Maker: keys, AnswerWait: 20 * time.Second}
 	for _, o := range opts {
 		o(&cfg, &deps)
 	}
@@ -133,20 +133,26 @@ func writeImage(t *testing.T, dir, name, digest string) {
 // fakeKeys remembers what was asked of it.
 type fakeKeys struct {
 	mu        sync.Mutex
+	made      []string
 	destroyed []string
 	fail      error
 }
 
-func (k *fakeKeys) Create(context.Context, vm.VM) error { return nil }
+func (k *fakeKeys) Create(_ context.Context, v vm.VM) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.made = append(k.made, v.VMID)
+	return k.fail
+}
 
-func (k *fakeKeys) Destroy(_ context.Context, id string) error {
+func (k *fakeKeys) Destroy(_ context.Context, v vm.VM) (string, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.fail != nil {
-		return k.fail
+		return "", k.fail
 	}
-	k.destroyed = append(k.destroyed, id)
-	return nil
+	k.destroyed = append(k.destroyed, v.VMID)
+	return "destroyed", nil
 }
 
 // GetToken makes env a credential of the Azure SDK.

@@ -2,7 +2,6 @@ package compute_test
 
 import (
 	"bytes"
-	"crypto/tls"
 	"encoding/base64"
 	"fmt"
 	"net/http"
@@ -519,22 +518,39 @@ func TestAgentIdentityAttestConsole(t *testing.T) {
 	if status, out, _ := e.call("POST", webURL+"/restart", ""); status != 409 {
 		t.Errorf("restart of a stopped VM: %d %v", status, out)
 	}
-	_ = tls.VersionTLS13
 }
 
 func TestInitDataMadeByCompute(t *testing.T) {
 	osProfile := map[string]any{"computerName": "web", "adminUsername": "azureuser", "linuxConfiguration": map[string]any{"disablePasswordAuthentication": true,
 		"ssh": map[string]any{"publicKeys": []any{map[string]any{"path": "/home/azureuser/.ssh/authorized_keys", "keyData": "ssh-ed25519 AAAA"}}}}}
 	t.Run("refused where compute makes no keys", func(t *testing.T) {
-		e := newEnv(t, func(_ *compute.Config, d *compute.Deps) { d.Keys = nil })
+		e := newEnv(t, func(_ *compute.Config, d *compute.Deps) { d.Maker = nil })
 		e.join(8)
 		status, out, _ := e.call("PUT", webURL, e.body(e.nic("n"), with("properties.userData", nil), with("properties.osProfile", osProfile)))
 		if code, message, target := errorOf(out); status != 400 || code != "InvalidParameter" || target != "properties.userData" || !strings.Contains(message, "init data") {
 			t.Fatalf("%d %v", status, out)
 		}
 	})
+	t.Run("the key comes before the start", func(t *testing.T) {
+		e := newEnv(t)
+		p := e.join(8)
+		_, out, h := e.call("PUT", webURL, e.body(e.nic("n"), with("properties.userData", nil), with("properties.osProfile", osProfile)))
+		if s, out2 := e.wait(h); s != "Succeeded" {
+			t.Fatal(out, out2)
+		}
+		if len(e.keys.made) != 1 {
+			t.Errorf("keys made: %v", e.keys.made)
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, s := range p.seen {
+			if s.Power == api.PowerRunning && s.Generation < 2 {
+				t.Error("the host was told to start before the key was made")
+			}
+		}
+	})
 	t.Run("accepted without a persisted TPM, and marked", func(t *testing.T) {
-		e := newEnv(t, func(_ *compute.Config, d *compute.Deps) { d.Keys = nil })
+		e := newEnv(t, func(_ *compute.Config, d *compute.Deps) { d.Maker = nil })
 		p := e.join(8)
 		_, out, h := e.call("PUT", webURL, e.body(e.nic("n"), with("properties.userData", nil), with("properties.osProfile", osProfile),
 			with("properties.storageProfile.osDisk.managedDisk.securityProfile.securityEncryptionType", "NonPersistedTPM")))

@@ -281,7 +281,7 @@ func (s *Service) build(id arm.ID, b body, f facts) (VM, error) {
 // makeInit makes init data for a tenant who gave none: the VM id is compute's choice, and whatever key policy
 // follows from these bytes is the operator's word.
 func (s *Service) makeInit(v *VM, customData []byte) error {
-	v.VMID, v.OperatorTrusted = uuid.NewString(), true
+	v.VMID, v.OperatorTrusted, v.KeyPending = uuid.NewString(), true, v.Encryption != api.ModeNonPersisted
 	var keys []string
 	for _, k := range v.SSHKeys {
 		keys = append(keys, k.KeyData)
@@ -386,7 +386,7 @@ func (s *Service) placement(ctx context.Context, host string) (store.Item[schedu
 
 // installation is what the rules may know of the hosts.
 func (s *Service) installation(hosts []scheduler.Candidate) rules.Installation {
-	in := rules.Installation{Location: s.Location, Zones: s.Zones, CanMakeKey: s.Keys != nil}
+	in := rules.Installation{Location: s.Location, Zones: s.Zones, CanMakeKey: s.Maker != nil}
 	for _, c := range hosts {
 		in.TEEs = append(in.TEEs, c.Host.TEEs...)
 	}

@@ -122,7 +122,27 @@ func (s *Service) step(ctx context.Context, key string) error {
 	if it.Value.Deleting {
 		return s.stepDelete(ctx, it, seen)
 	}
+	if it.Value.KeyPending {
+		return s.makeKey(ctx, it)
+	}
 	return s.settle(ctx, it, seen)
+}
+
+// makeKey makes the key of an operator-trusted VM, before its host may start it.
+func (s *Service) makeKey(ctx context.Context, it store.Item[VM]) error {
+	if s.Maker == nil {
+		return fmt.Errorf("VM %s waits for a guest-state key, and this server makes none", it.Value.VMID)
+	}
+	if err := s.Maker.Create(ctx, it.Value); err != nil {
+		return fmt.Errorf("making the guest-state key of %s: %w", it.Value.VMID, err)
+	}
+	it.Value.KeyPending = false
+	it.Value.Generation++ // what the host is told changes from stopped to running
+	if err := s.VMs.Update(ctx, it); err != nil {
+		return err
+	}
+	afterKeyMade.Hit()
+	return nil
 }
 
 // settle ends the operation under way when the host reports its outcome.
@@ -184,13 +204,18 @@ func (s *Service) release(ctx context.Context, tx *store.Txn, v *VM) error {
 func (s *Service) stepDelete(ctx context.Context, it store.Item[VM], seen *api.VMStatus) error {
 	v := it.Value
 	if !v.KeyDestroyed {
-		state := map[string]string{"key": "left to the tenant's tools: this installation's compute has no role on it"}
-		if s.Keys != nil && v.Encryption != api.ModeNonPersisted {
-			if err := s.Keys.Destroy(ctx, v.VMID); err != nil {
-				return fmt.Errorf("destroying the guest-state key of %s: %w", v.VMID, err)
+		outcome := "none: the VM keeps no guest state"
+		if v.Encryption != api.ModeNonPersisted {
+			outcome = "left to the tenant: this control plane destroys no keys"
+			if s.Keys != nil {
+				var err error
+				if outcome, err = s.Keys.Destroy(ctx, v); err != nil {
+					return fmt.Errorf("destroying the guest-state key of %s: %w", v.VMID, err)
+				}
 			}
-			state = map[string]string{"key": "destroyed"}
 		}
+		s.Log.Info("deleting a VM", "vm", v.VMID, "key", outcome)
+		state := map[string]string{"key": outcome}
 		if err := s.AddEvents(ctx, v.VMID, []api.Event{{VMID: v.VMID, Time: s.Now().UTC(), Step: "delete-key", State: api.StepDone, Detail: state}}); err != nil {
 			return err
 		}

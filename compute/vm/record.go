@@ -31,6 +31,7 @@ var (
 	afterCreate  = failpoint.New("compute/vm-created")
 	afterChange  = failpoint.New("compute/vm-changed")
 	afterSettled = failpoint.New("compute/vm-settled")
+	afterKeyMade = failpoint.New("compute/vm-key-made")
 	afterKeyGone = failpoint.New("compute/vm-key-destroyed")
 	afterRemoved = failpoint.New("compute/vm-removed")
 )
@@ -74,6 +75,7 @@ type VM struct {
 	Failure      *arm.Error `json:"failure,omitempty"`
 	Operation    string     `json:"operation,omitempty"` // the one under way
 	Deleting     bool       `json:"deleting,omitempty"`
+	KeyPending   bool       `json:"keyPending,omitempty"` // compute has yet to make the guest-state key
 	KeyDestroyed bool       `json:"keyDestroyed,omitempty"`
 }
 
@@ -128,12 +130,17 @@ type Question struct {
 	Answer  *api.Answer `json:"answer,omitempty"`
 }
 
-// GuestStateKeys is what compute does with the keys of guest states.
+// GuestStateKeys destroys the keys of guest states.
 type GuestStateKeys interface {
-	// Create makes the key of a VM whose tenant gave no init data. The policy is then the operator's.
-	Create(ctx context.Context, vm VM) error
-	// Destroy destroys a VM's key. It is called before anything else of the VM goes; a key that is gone is no error.
-	Destroy(ctx context.Context, vmID string) error
+	// Destroy destroys a VM's key; it is called before anything else of the VM goes. The text says what became of
+	// the key, for the tenant: a key that is gone, or that the tenant keeps to itself, is no error.
+	Destroy(ctx context.Context, v VM) (outcome string, err error)
+}
+
+// GuestStateKeyMaker makes the keys of VMs whose tenants gave no init data. Their policy is then the operator's.
+// Create may be called again for a VM whose key is there.
+type GuestStateKeyMaker interface {
+	Create(ctx context.Context, v VM) error
 }
 
 // Service serves virtual machines.
@@ -162,9 +169,10 @@ type Service struct {
 	CPUModel string
 	// Services go into init data that compute makes.
 	Attest, KeyService initdata.Service
-	// Keys may be nil: then tenants' tools make and destroy guest-state keys, and VMs that would need compute for
-	// it are refused.
+	// Keys may be nil: then tenants' tools destroy guest-state keys, and compute says so.
 	Keys GuestStateKeys
+	// Maker may be nil: then VMs that need a key and bring no init data are refused.
+	Maker GuestStateKeyMaker
 
 	Now  func() time.Time
 	Wait time.Duration // longest wait for an answer from a VM
@@ -185,6 +193,9 @@ func (v VM) Spec() api.VMSpec {
 		InitData: v.InitData, OperatorTrusted: v.OperatorTrusted, UserData: v.UserData,
 		Power: v.Power, Generation: v.Generation, RestartCount: v.RestartCount, SkipShutdown: v.SkipShutdown,
 		Subscription: v.Meta.ID.Subscription, ResourceGroup: v.Meta.ID.Group, Location: v.Meta.Location, Zone: v.Zone, Tags: v.Meta.Tags,
+	}
+	if v.KeyPending && !v.Deleting {
+		spec.Power = api.PowerStopped
 	}
 	if v.Deleting && !v.KeyDestroyed {
 		// The host may throw nothing away before the key is gone; until then the VM only stops.
