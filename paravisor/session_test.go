@@ -291,7 +291,7 @@ func (r *running) until(t *testing.T, phases ...client.Phase) *client.Status {
 func (w *world) boot() *running {
 	w.t.Helper()
 	r := w.start()
-	if err := r.control.SetIdentity(w.t.Context(), "identity"); err != nil {
+	if err := r.control.PutIdentity(w.t.Context(), "identity"); err != nil {
 		w.t.Fatal(err)
 	}
 	return r
@@ -330,7 +330,7 @@ func TestJourney(t *testing.T) {
 			t.Errorf("%s is there before ready", name)
 		}
 	}
-	if err := r.control.SetIdentity(t.Context(), "identity"); err != nil {
+	if err := r.control.PutIdentity(t.Context(), "identity"); err != nil {
 		t.Fatal(err)
 	}
 	st := r.until(t, client.PhaseReady)
@@ -559,7 +559,7 @@ func TestSwtpmDies(t *testing.T) {
 func TestControlRefusals(t *testing.T) {
 	w := newWorld(t, client.ModeDiskWithVMGuestState)
 	r := w.start()
-	if err := r.control.SetIdentity(t.Context(), ""); evidence.CodeOf(err) != evidence.CodeParse {
+	if err := r.control.PutIdentity(t.Context(), ""); evidence.CodeOf(err) != evidence.CodeParse {
 		t.Errorf("empty identity: %v", err)
 	}
 	h := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -41,8 +41,8 @@ func (c *Client) Wait(ctx context.Context, than Phase, events int) (*Status, err
 	return &s, c.do(ctx, http.MethodGet, fmt.Sprintf("/v1/status?unlike=%s&events=%d", than, events), nil, &s)
 }
 
-// SetIdentity hands over the VM's managed-identity token, the first or a renewed one.
-func (c *Client) SetIdentity(ctx context.Context, token string) error {
+// PutIdentity hands over the VM's managed-identity token, the first or a renewed one.
+func (c *Client) PutIdentity(ctx context.Context, token string) error {
 	return c.do(ctx, http.MethodPut, "/v1/identity", Identity{Token: token}, nil)
 }
 

@@ -47,6 +47,9 @@ func Start(p Process) (*Swtpm, error) {
 	program := p.Program
 	if program == "" {
 		found, err := exec.LookPath("swtpm")
+		if err != nil { // a host agent may start us with an empty PATH
+			found, err = exec.LookPath("/usr/bin/swtpm")
+		}
 		if err != nil {
 			return nil, fmt.Errorf("looking for swtpm (package swtpm): %w", err)
 		}
