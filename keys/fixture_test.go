@@ -51,18 +51,24 @@ var start = time.Unix(1_800_000_000, 0)
 
 // world is a key keeper behind TLS, a sign-in issuer, a verifier's signing key and a clock.
 type world struct {
-	t       *testing.T
-	cfg     keys.Config
-	service *keys.Service
-	issuer  *identitytest.Issuer
-	attest  *rsa.PrivateKey
-	port    string
-	http    *http.Client
-	seconds atomic.Int64 // since start
-	audit   api.Auditor  // nil: the file
+	t        *testing.T
+	cfg      keys.Config
+	service  *keys.Service
+	issuer   *identitytest.Issuer
+	attest   *rsa.PrivateKey
+	port     string
+	http     *http.Client
+	seconds  atomic.Int64 // since start
+	realTime bool         // for a key keeper in a process of its own
+	audit    api.Auditor  // nil: the file
 }
 
-func (w *world) now() time.Time { return start.Add(time.Duration(w.seconds.Load()) * time.Second) }
+func (w *world) now() time.Time {
+	if w.realTime {
+		return time.Now()
+	}
+	return start.Add(time.Duration(w.seconds.Load()) * time.Second)
+}
 
 func rsaKey(t *testing.T) *rsa.PrivateKey {
 	t.Helper()
