@@ -415,3 +415,32 @@ func TestAuditLog(t *testing.T) {
 		t.Error("the log holds a session or a token")
 	}
 }
+
+// Deleted keys are destroyed when their time is over, and not before; of a guest-state key the name stays taken.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.createGuestState(vmID, identitytest.AdminID, nil)
+	get := func() int {
+		return w.call("GET", "main", "/deletedkeys/"+client.KeyName(vmID)+"?api-version=7.4", w.signIn(identitytest.AdminID, nil), "").status
+	}
+	if r := w.call("DELETE", "main", "/keys/"+client.KeyName(vmID)+"?api-version=7.4", w.signIn(identitytest.AdminID, nil), ""); r.status != 200 {
+		t.Fatal(r.body)
+	}
+	for _, r := range []struct {
+		seconds int64
+		status  int
+	}{{90*24*3600 - 1, 200}, {90 * 24 * 3600, 404}} {
+		w.seconds.Store(r.seconds)
+		if err := w.service.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := get(); got != r.status {
+			t.Errorf("after %d seconds: %d, want %d", r.seconds, got, r.status)
+		}
+	}
+	key := rsaKey(t)
+	if _, err := w.client(w.vm(vmID)).Open(t.Context(), openRequest(w, &key.PublicKey, 0, 1)); evidence.CodeOf(err) != evidence.CodeBinding || !strings.Contains(err.Error(), "key destroyed") {
+		t.Errorf("%v", err)
+	}
+}

@@ -139,6 +139,9 @@ func (s *Service) Handler() http.Handler { return s.handler }
 // SigningKeys are the keys that sign answers.
 func (s *Service) SigningKeys() []initdata.SigningKey { return s.public.SigningKeys }
 
+// Sweep destroys the keys whose time as deleted keys is over.
+func (s *Service) Sweep(ctx context.Context) error { return s.api.Sweep(ctx) }
+
 // Close closes the files.
 func (s *Service) Close() error {
 	var errs []error
@@ -282,7 +285,7 @@ func Run(ctx context.Context, c Config, logger *slog.Logger) (err error) {
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
 	for {
-		if err := s.api.Sweep(ctx); err != nil && ctx.Err() == nil {
+		if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
 			logger.Error("destroying keys whose time is over", "error", err)
 		}
 		select {
