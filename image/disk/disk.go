@@ -26,7 +26,7 @@ const (
 	espMiB     = 64
 	luksHeader = 16 * mib
 	// rootSpareMiB is what the VM's volume has beyond the image and the LUKS2 header.
-	rootSpareMiB = 768
+	rootSpareMiB = 256
 	volumeID     = "C1015E12"
 )
 
