@@ -72,7 +72,7 @@ func open(c Config, now func() time.Time, logger *slog.Logger, log *translog.Log
 	}
 	var providers []*api.Provider
 	add := func(name, url string, e api.Evaluator) error {
-		p, err := provider(c, name, url, e, log, now())
+		p, err := newProvider(c, name, url, e, log, now())
 		providers = append(providers, p)
 		return err
 	}
@@ -93,7 +93,7 @@ func open(c Config, now func() time.Time, logger *slog.Logger, log *translog.Log
 	return &Service{Handler: h, log: log}, nil
 }
 
-func provider(c Config, name, url string, e api.Evaluator, log *translog.Log, now time.Time) (*api.Provider, error) {
+func newProvider(c Config, name, url string, e api.Evaluator, log *translog.Log, now time.Time) (*api.Provider, error) {
 	p := &api.Provider{Evaluator: e, Log: log}
 	var err error
 	if p.Issuer, err = issuer.Open(c.StateDir, name, url, now); err != nil {
