@@ -72,7 +72,13 @@ func (l *later) ServeHTTP(w http.ResponseWriter, r *http.Request) { l.h.ServeHTT
 
 func newEnv(t *testing.T, opts ...option) *env {
 	t.Helper()
-	e, err := embedded.Start(t.Context(), embedded.Options{Dir: t.TempDir(), NoSync: true})
+	return newEnvAt(t, t.TempDir(), embedded.Options{Dir: t.TempDir(), NoSync: true}, opts...)
+}
+
+// newEnvAt is newEnv on state that may be there already.
+func newEnvAt(t *testing.T, stateDir string, etcd embedded.Options, opts ...option) *env {
+	t.Helper()
+	e, err := embedded.Start(t.Context(), etcd)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +93,7 @@ func newEnv(t *testing.T, opts ...option) *env {
 	writeImage(t, images, "debian", "d1")
 	sum := sha256.Sum256([]byte(joinWord))
 	cfg := compute.Config{
-		Listen: "127.0.0.1:0", AgentListen: "127.0.0.1:0", Endpoint: armServer.URL, TLS: compute.TLS{Cert: "c", Key: "k"}, StateDir: t.TempDir(),
+		Listen: "127.0.0.1:0", AgentListen: "127.0.0.1:0", Endpoint: armServer.URL, TLS: compute.TLS{Cert: "c", Key: "k"}, StateDir: stateDir,
 		Location: location, Zones: []string{"1", "2"}, TenantID: identitytest.TenantID, Subscriptions: []string{sub}, Authority: identitytest.Authority,
 		Identity: id, Roles: roles.List{{PrincipalID: identitytest.AdminID, Role: "Contributor", Scope: "/subscriptions/" + sub}},
 		ImageDir: images, MinDiskGiB: 4, Quota: quota.Limits{Cores: 100, VMs: 50, Family: 100}, Cap: catalog.Cap{VCPUs: 1, MemoryMiB: 1024}, CPUModel: "EPYC",
@@ -332,7 +338,12 @@ func (e *env) certificate(name, token string) (*api.Client, *api.JoinResponse, e
 
 func (e *env) join(vcpus int) *player {
 	e.t.Helper()
-	client, _, err := e.certificate("host-1", joinWord)
+	return e.joinWith(vcpus, joinWord)
+}
+
+func (e *env) joinWith(vcpus int, token string) *player {
+	e.t.Helper()
+	client, _, err := e.certificate("host-1", token)
 	if err != nil {
 		e.t.Fatal(err)
 	}

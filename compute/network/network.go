@@ -612,19 +612,28 @@ func (s *Service) Remove(ctx context.Context, id arm.ID) error {
 			return arm.Errorf(http.StatusBadRequest, "NicInUse", "Network Interface %s is used by existing resource %s.", id, nic.Value.VM)
 		}
 		tx := s.DB.Txn()
-		s.NICs.DeleteIn(tx, nic)
-		vnet, err := s.VNets.Get(ctx, nic.Value.Subnet.Parent().Key())
-		if err != nil {
+		if err := s.RemoveIn(ctx, tx, nic); err != nil {
 			return err
 		}
-		if sn := vnet.Value.find(nic.Value.Subnet.Base()); sn != nil {
-			delete(sn.Used, nic.Value.Address)
-		}
-		s.VNets.UpdateIn(tx, vnet)
 		if err := tx.Commit(ctx); !errors.Is(err, store.ErrConflict) {
 			return err
 		}
 	}
+}
+
+// RemoveIn deletes an interface in a transaction. A transaction takes one interface of a network only: the network's
+// record is written once.
+func (s *Service) RemoveIn(ctx context.Context, tx *store.Txn, nic store.Item[NIC]) error {
+	vnet, err := s.VNets.Get(ctx, nic.Value.Subnet.Parent().Key())
+	if err != nil {
+		return err
+	}
+	if sn := vnet.Value.find(nic.Value.Subnet.Base()); sn != nil {
+		delete(sn.Used, nic.Value.Address)
+	}
+	s.NICs.DeleteIn(tx, nic)
+	s.VNets.UpdateIn(tx, vnet)
+	return nil
 }
 
 // Resources lists interfaces and networks of a group.

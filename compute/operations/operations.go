@@ -45,25 +45,8 @@ func (s *Service) New(sub, resource string) Operation {
 	return Operation{ID: uuid.NewString(), Subscription: sub, Resource: resource, Status: InProgress, Start: s.Now().UTC()}
 }
 
-// Finish ends an operation; the first end counts. An id "" or one that is gone is nothing.
-func (s *Service) Finish(ctx context.Context, id string, status string, failure *arm.Error) error {
-	if id == "" {
-		return nil
-	}
-	_, err := s.Store.Mutate(ctx, id, func(o *Operation) error {
-		if o.Status == InProgress {
-			end := s.Now().UTC()
-			o.Status, o.End, o.Error = status, &end, failure
-		}
-		return nil
-	})
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
-	}
-	return err
-}
-
-// FinishIn ends an operation in a transaction, with the change that ends it.
+// FinishIn ends an operation in a transaction, with the change that ends it: were they two
+// writes, a crash in between would leave it open for ever. The first end counts; one that is gone is nothing.
 func (s *Service) FinishIn(ctx context.Context, tx *store.Txn, id string, status string, failure *arm.Error) error {
 	it, err := s.Store.Get(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
@@ -111,7 +94,10 @@ func (s *Service) get(ctx context.Context, r *arm.Request) (*arm.Response, error
 			h := s.Header(o, r.Version)
 			h.Del("Azure-Asyncoperation")
 			return &arm.Response{Status: http.StatusAccepted, Header: h}, nil
-		case Failed:
+		case Failed, Canceled:
+			if o.Error == nil {
+				return nil, arm.Errorf(http.StatusConflict, "OperationFailed", "The operation ended as %s, without a reason.", o.Status)
+			}
 			e := *o.Error
 			e.Status = http.StatusConflict // the poll of a failed operation; not one of those that are repeated
 			return nil, &e

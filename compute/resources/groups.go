@@ -246,11 +246,16 @@ func (g *Groups) clear(ctx context.Context, it store.Item[Group]) error {
 			return err // nil: it goes on when these are gone
 		}
 	}
-	if err := g.Store.Delete(ctx, it); err != nil {
+	tx := g.DB.Txn()
+	g.Store.DeleteIn(tx, it)
+	if err := g.Operations.FinishIn(ctx, tx, it.Value.Deleting, operations.Succeeded, nil); err != nil {
+		return err
+	}
+	if err := tx.Commit(ctx); err != nil {
 		return err
 	}
 	afterGroupGone.Hit()
-	return g.Operations.Finish(ctx, it.Value.Deleting, operations.Succeeded, nil)
+	return nil
 }
 
 func (g *Groups) resources(ctx context.Context, r *arm.Request) (*arm.Response, error) {

@@ -44,11 +44,16 @@ func (s *Service) begin(ctx context.Context, tx *store.Txn, it store.Item[VM]) (
 	it.Value.Meta.Etag = tracked.NewEtag()
 	s.VMs.UpdateIn(tx, it)
 	s.Operations.Store.CreateIn(tx, op.ID, op)
+	if before != "" {
+		if err := s.Operations.FinishIn(ctx, tx, before, operations.Canceled, arm.Errorf(http.StatusConflict, "OperationPreempted", "A later request for this VM took the place of this one.")); err != nil {
+			return op, err
+		}
+	}
 	if err := tx.Commit(ctx); err != nil {
 		return op, err
 	}
 	afterChange.Hit()
-	return op, s.Operations.Finish(ctx, before, operations.Canceled, arm.Errorf(http.StatusConflict, "OperationPreempted", "A later request for this VM took the place of this one."))
+	return op, nil
 }
 
 // power makes a handler that changes what power state is wanted.

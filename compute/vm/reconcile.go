@@ -269,6 +269,12 @@ func (s *Service) remove(ctx context.Context, it store.Item[VM]) error {
 		} else if err != nil {
 			return err
 		}
+		if ref.Delete { // at most one, see the rules
+			if err := s.Network.RemoveIn(ctx, tx, nic); err != nil {
+				return err
+			}
+			continue
+		}
 		nic.Value.VM = ""
 		s.Network.NICs.UpdateIn(tx, nic)
 	}
@@ -285,18 +291,10 @@ func (s *Service) remove(ctx context.Context, it store.Item[VM]) error {
 	if err := s.Operations.FinishIn(ctx, tx, v.Operation, operations.Succeeded, nil); err != nil {
 		return err
 	}
-	// Interfaces that go with the VM: after a crash between the two transactions they stay, unused, and can be deleted.
 	if err := tx.Commit(ctx); err != nil {
 		return err
 	}
 	afterRemoved.Hit()
-	for _, ref := range v.NICs {
-		if ref.Delete {
-			if err := s.Network.Remove(ctx, ref.ID); err != nil && !errors.Is(err, store.ErrNotFound) {
-				return err
-			}
-		}
-	}
 	return nil
 }
 

@@ -199,7 +199,7 @@ type VMStatus struct {
 	Generation   uint64            `json:"generation"` // of the spec this status answers to
 	RestartCount uint64            `json:"restartCount"`
 	Phase        string            `json:"phase"`
-	Power        Power             `json:"power,omitempty"` // what has been reached; empty while neither
+	Power        Power             `json:"power,omitempty"` // what has been reached (running: its processors run); empty while neither
 	Failure      *evidence.Refusal `json:"failure,omitempty"`
 	SSHEndpoint  string            `json:"sshEndpoint,omitempty"` // host:port
 	Notes        []string          `json:"notes,omitempty"`       // what the tenant should read, such as caps of software mode

@@ -1,0 +1,152 @@
+//go:build failpoints
+
+package compute_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cloister.dev/cloister/compute"
+	"cloister.dev/cloister/compute/scheduler"
+	"cloister.dev/cloister/internal/failpoint"
+	"cloister.dev/cloister/store"
+	"cloister.dev/cloister/store/embedded"
+)
+
+// crashDir names the environment variable that makes this binary the process that is killed.
+const crashDir = "CLOISTER_TEST_CRASH_DIR"
+
+// CP-09: the control plane is killed at each durable write of two VMs' lives; started again, it comes to the same
+// end, with no quota, capacity, address or record left behind.
+func TestCP09KilledAtEachDurableWrite(t *testing.T) {
+	if os.Getenv(crashDir) != "" {
+		t.Skip("this is the process that is killed")
+	}
+	for _, name := range failpoint.Names() {
+		if !strings.HasPrefix(name, "compute/") {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			run := func(point string) (string, error) {
+				c := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestCrashChild$", "-test.timeout", "90s")
+				c.Env = append(os.Environ(), crashDir+"="+dir, "CLOISTER_FAILPOINT="+point)
+				var out bytes.Buffer
+				c.Stdout, c.Stderr = &out, &out
+				err := c.Run()
+				return out.String(), err
+			}
+			out, err := run(name)
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+				t.Fatalf("not killed at the point: %v\n%s", err, out)
+			}
+			if out, err := run(""); err != nil {
+				t.Fatalf("after the kill: %v\n%s", err, out)
+			}
+		})
+	}
+}
+
+// TestCrashChild drives two VMs (one with the tenant's init data, one without) from nothing to deletion, from
+// wherever an earlier process got to.
+func TestCrashChild(t *testing.T) {
+	dir := os.Getenv(crashDir)
+	if dir == "" {
+		t.Skip("run by TestCP09KilledAtEachDurableWrite")
+	}
+	attempt := 0
+	for ; ; attempt++ {
+		f, err := os.OpenFile(filepath.Join(dir, fmt.Sprint("attempt", attempt)), os.O_CREATE|os.O_EXCL, 0o600)
+		if err == nil {
+			f.Close()
+			break
+		} else if !os.IsExist(err) {
+			t.Fatal(err)
+		}
+	}
+	token := fmt.Sprint("token", attempt)
+	e := newEnvAt(t, filepath.Join(dir, "state"), embedded.Options{Dir: filepath.Join(dir, "etcd")}, func(c *compute.Config, _ *compute.Deps) {
+		sum := sha256.Sum256([]byte(token))
+		c.JoinTokens = []string{hex.EncodeToString(sum[:])}
+	})
+	e.joinWith(8, token)
+	two := group + "/providers/Microsoft.Compute/virtualMachines/two"
+	made := filepath.Join(dir, "made")
+	if _, err := os.Stat(made); err != nil {
+		nics := []string{e.nic("n"), e.nic("n2")}
+		for i, c := range [][2]string{{webURL, e.body(nics[0], with("properties.networkProfile.networkInterfaces", []any{map[string]any{"id": nics[0], "properties": map[string]any{"deleteOption": "Delete"}}}))}, {two, e.body(nics[1], with("properties.userData", nil), with("properties.osProfile", map[string]any{"computerName": "two", "adminUsername": "u",
+			"linuxConfiguration": map[string]any{"disablePasswordAuthentication": true, "ssh": map[string]any{"publicKeys": []any{map[string]any{"path": "p", "keyData": "ssh-ed25519 AAAA"}}}}}))}} {
+			if status, _, _ := e.call("GET", c[0], ""); status == 404 { // the init data pin this process's issuer, so they differ from those before
+				if status, out, _ := e.call("PUT", c[0], c[1]); status != 201 {
+					t.Fatalf("PUT %d: %d %v", i, status, out)
+				}
+			}
+			e.until(c[0], `"provisioningState":"Succeeded"`)
+		}
+		if status, out, _ := e.call("POST", webURL+"/deallocate", ""); status != 202 {
+			t.Fatal(status, out)
+		}
+		e.until(webURL+"/instanceView", "PowerState/deallocated")
+		if err := os.WriteFile(made, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, vm := range []string{webURL, two} {
+		if status, out, _ := e.call("DELETE", vm, ""); status/100 != 2 && status != 404 {
+			t.Fatal(status, out)
+		}
+		e.until(vm, `NotFound`)
+	}
+	if status, out, _ := e.call("DELETE", group, ""); status != 202 && status != 404 {
+		t.Fatal(status, out)
+	}
+	e.until(group, `"ResourceGroupNotFound"`)
+
+	usages := jsonText(e.want(200, "GET", "/subscriptions/"+sub+"/providers/Microsoft.Compute/locations/local/usages", ""))
+	if strings.Count(usages, `"currentValue":0`) != strings.Count(usages, `"currentValue"`) {
+		t.Errorf("quota left: %s", usages)
+	}
+	db := store.Open(e.etcd, "/cloister/compute")
+	places, _, err := store.Of[scheduler.Placement](db, "placement").List(t.Context(), "")
+	if err != nil || len(places) != 1 || len(places[0].Value.VMs) != 0 {
+		t.Errorf("capacity left: %+v, %v", places, err)
+	}
+	for _, kind := range []string{"vm", "vmstatus", "journey", "disk", "nic", "vnet", "group"} {
+		if items, _, err := store.Of[any](db, kind).List(t.Context(), ""); err != nil || len(items) != 0 {
+			t.Errorf("left of kind %s: %v, %v", kind, items, err)
+		}
+	}
+	ops, _, err := store.Of[struct{ Status, Resource string }](db, "operation").List(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range ops {
+		if o.Value.Status == "InProgress" {
+			t.Errorf("an operation on %s never ends", o.Value.Resource)
+		}
+	}
+}
+
+// until waits for an answer that holds a text.
+func (e *env) until(path, text string) {
+	e.t.Helper()
+	var last string
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); <-time.After(20 * time.Millisecond) {
+		_, out, _ := e.call("GET", path, "")
+		if last = jsonText(out); strings.Contains(last, text) {
+			return
+		}
+	}
+	e.t.Fatalf("GET %s: never %s, but %s", path, text, last)
+}
