@@ -21,6 +21,7 @@ import (
 // one of the ends. Refused images leave the firmware waiting for ever, so there is a deadline.
 func boot(t *testing.T, img, vars string, ends ...string) string {
 	t.Helper()
+	defer oneAtATime(t)()
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	defer cancel()
 	dir := t.TempDir()
@@ -36,24 +37,22 @@ func boot(t *testing.T, img, vars string, ends ...string) string {
 		t.Fatalf("swtpm (package swtpm): %v", err)
 	}
 	defer func() { cancel(); _ = tpm.Wait() }()
-	for ctx.Err() == nil {
+	for ctx.Err() == nil { // QEMU does not wait for the socket
 		if _, err := os.Stat(dir + "/tpm.sock"); err == nil {
 			break
 		}
 		time.Sleep(time.Millisecond)
 	}
 	start := time.Now()
-	q := exec.CommandContext(ctx, "flock", "/tmp/qemu.lock", "qemu-system-x86_64", "-nodefaults", "-machine", "q35,smm=on", "-accel", "tcg", "-cpu", "EPYC", "-smp", "1", "-m", "512",
+	q := exec.CommandContext(ctx, "qemu-system-x86_64", "-nodefaults", "-machine", "q35,smm=on", "-accel", "tcg", "-cpu", "EPYC", "-smp", "1", "-m", "512",
 		"-display", "none", "-no-reboot", "-serial", "stdio", "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1",
 		"-drive", "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "-drive", "if=pflash,format=raw,unit=1,file="+dir+"/vars.fd",
 		"-drive", "if=none,id=d0,format=raw,snapshot=on,file="+img, "-device", "virtio-blk-pci,drive=d0,bootindex=1",
 		"-chardev", "socket,id=tpm0,path="+dir+"/tpm.sock", "-tpmdev", "emulator,id=tpm0,chardev=tpm0", "-device", "tpm-crb,tpmdev=tpm0")
-	q.Cancel = func() error { return q.Process.Signal(os.Interrupt) }
 	serial, err := q.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	// flock would outlive a signal to it alone, and QEMU with it: end the group.
 	ownGroup(q)
 	if err := q.Start(); err != nil {
 		t.Fatalf("qemu (package qemu-system-x86): %v", err)
