@@ -64,7 +64,7 @@ func inVM() error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); ; <-time.After(10 * time.Millisecond) { // polls for the device node
 		if _, err := os.Stat("/dev/vdd"); err == nil || time.Now().After(deadline) {
 			break
 		}
