@@ -52,7 +52,7 @@ func (s *Session) attestHost(ctx context.Context, in *input) (*hostAttested, err
 		if host.token, err = in.verifier.Token(ctx, HostEvidence{Report: report, ChainPEM: chain, RuntimeData: claims, InitialData: in.raw, Nonce: nonce}); err != nil {
 			return fmt.Errorf("getting a token: %w", err)
 		}
-		t, err := s.checkToken(host, in)
+		t, err := s.checkToken(host, in, nonce)
 		if err != nil {
 			return fmt.Errorf("checking the token: %w", err)
 		}
@@ -65,7 +65,7 @@ func (s *Session) attestHost(ctx context.Context, in *input) (*hostAttested, err
 // checkToken believes a token only when a key pinned in the init data signed it, and it is about this
 // transfer key and these init data. A host that plays the verifier fails at the first, one that replays
 // somebody's token at the second.
-func (s *Session) checkToken(host *hostAttested, in *input) (*token.Token, error) {
+func (s *Session) checkToken(host *hostAttested, in *input, nonce string) (*token.Token, error) {
 	authority, err := token.NewAuthority(initdata.Service{URL: in.data.Attest.URL, SigningKeys: in.data.Attest.SigningKeys})
 	if err != nil {
 		return nil, err
@@ -79,6 +79,9 @@ func (s *Session) checkToken(host *hostAttested, in *input) (*token.Token, error
 	}
 	if got, want := text(t, "x-ms-sevsnpvm-hostdata"), hex.EncodeToString(in.digest[:]); got != want {
 		return nil, evidence.Refuse(evidence.CodeBinding, "x-ms-sevsnpvm-hostdata", got, want).By("the digest of the init data")
+	}
+	if got := text(t, "nonce"); got != nonce {
+		return nil, evidence.Refuse(evidence.CodeBinding, "nonce", fmt.Sprintf("%.80q", got), nonce).By("a token made for this question")
 	}
 	if root := text(t, "x-cloister-root"); root == "" {
 		return nil, evidence.Refuse(evidence.CodeBinding, "x-cloister-root", "none", "the kind of root that the evidence ends at")

@@ -146,7 +146,7 @@ func (v fakeVerifier) Token(_ context.Context, e HostEvidence) (string, error) {
 	now := time.Now()
 	claims := map[string]any{
 		"iss": w.init.Attest.URL, "iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Hour).Unix(), "jti": "t",
-		"x-ms-attestation-type": "sevsnpvm", "x-ms-sevsnpvm-hostdata": hex.EncodeToString(digest[:]), "x-ms-runtime": runtime, "x-cloister-root": "software",
+		"x-ms-attestation-type": "sevsnpvm", "x-ms-sevsnpvm-hostdata": hex.EncodeToString(digest[:]), "x-ms-runtime": runtime, "x-cloister-root": "software", "nonce": e.Nonce,
 	}
 	if w.tokens != nil {
 		w.tokens(claims)
@@ -446,6 +446,8 @@ func TestRefusals(t *testing.T) {
 		{"token without a root", false, func(w *world) { w.tokens = func(c map[string]any) { delete(c, "x-cloister-root") } }, evidence.CodeBinding, "root"},
 		{"SVC-32 token about another transfer key", false, claim("x-ms-runtime", map[string]any{"keys": []any{map[string]any{"kid": "HCLTransferKey", "n": "AAAA"}}}), evidence.CodeBinding, "keys"},
 		{"SVC-32 token about no key", false, claim("x-ms-runtime", map[string]any{}), evidence.CodeBinding, "keys"},
+		{"token made for another nonce", false, claim("nonce", strings.Repeat("0", 64)), evidence.CodeBinding, "nonce"},
+		{"token without a nonce", false, func(w *world) { w.tokens = func(c map[string]any) { delete(c, "nonce") } }, evidence.CodeBinding, "nonce"},
 		{"token of another kind", false, claim("x-ms-attestation-type", "azurevm"), evidence.CodeBinding, "attestation-type"},
 		{"expired token", false, claim("exp", 1000), evidence.CodeBinding, "exp"},
 		{"no evidence", false, func(w *world) { w.cpu.fail = errors.New("no chip") }, evidence.CodeUnavailable, "no chip"},
