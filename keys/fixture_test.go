@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -70,6 +71,15 @@ func (w *world) now() time.Time {
 	return start.Add(time.Duration(w.seconds.Load()) * time.Second)
 }
 
+// verifierKey signs the attestation tokens of all worlds; making one takes long.
+var verifierKey = sync.OnceValue(func() *rsa.PrivateKey {
+	k, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return k
+})
+
 func rsaKey(t *testing.T) *rsa.PrivateKey {
 	t.Helper()
 	k, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -90,7 +100,7 @@ func pemOf(t *testing.T, pub *rsa.PublicKey) string {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, attest: rsaKey(t)}
+	w := &world{t: t, attest: verifierKey()}
 	w.issuer = identitytest.New(t, w.now)
 	dir := t.TempDir()
 	pass := filepath.Join(dir, "passphrase")

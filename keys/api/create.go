@@ -11,7 +11,6 @@ import (
 
 	"cloister.dev/cloister/internal/failpoint"
 	"cloister.dev/cloister/keys/client"
-	"cloister.dev/cloister/keys/internal/strictjson"
 	"cloister.dev/cloister/keys/keystore"
 	"cloister.dev/cloister/keys/release"
 )
@@ -41,7 +40,7 @@ func (c *call) create(name string) (any, error) {
 		return nil, err
 	}
 	var in createBody
-	if err := strictjson.Decode(c.body, &in); err != nil {
+	if err := decodeBody(c.body, &in); err != nil {
 		return nil, err
 	}
 	if strings.HasPrefix(strings.ToLower(name), "gs-") && !gsNameForm.MatchString(name) {
@@ -260,7 +259,7 @@ func (c *call) update(name, version string) (any, error) {
 		return nil, err
 	}
 	var in updateBody
-	if err := strictjson.Decode(c.body, &in); err != nil {
+	if err := decodeBody(c.body, &in); err != nil {
 		return nil, err
 	}
 	policy, err := parsePolicy(in.ReleasePolicy)

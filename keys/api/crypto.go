@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"cloister.dev/cloister/evidence"
-	"cloister.dev/cloister/keys/internal/strictjson"
 	"cloister.dev/cloister/keys/keystore"
 )
 
@@ -20,7 +19,7 @@ func (c *call) crypto(name, version, verb string) (any, error) {
 		return nil, err
 	}
 	var in operationBody
-	if err := strictjson.Decode(c.body, &in); err != nil {
+	if err := decodeBody(c.body, &in); err != nil {
 		return nil, err
 	}
 	k, err := c.live(name)

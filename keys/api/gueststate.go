@@ -11,7 +11,6 @@ import (
 	"cloister.dev/cloister/keys/client"
 	"cloister.dev/cloister/keys/client/keywrap"
 	"cloister.dev/cloister/keys/gueststate"
-	"cloister.dev/cloister/keys/internal/strictjson"
 	"cloister.dev/cloister/keys/keystore"
 	"cloister.dev/cloister/keys/release"
 )
@@ -87,7 +86,7 @@ func (c *call) guestStateCall(event, vmID string, in *client.OpenBody, change fu
 }
 
 func (c *call) guestStateBody(in *client.OpenBody) error {
-	if err := strictjson.Decode(c.body, in); err != nil {
+	if err := decodeBody(c.body, in); err != nil {
 		return err
 	}
 	if in.Nonce == "" || len(in.Nonce) > maxNonce {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"cloister.dev/cloister/internal/failpoint"
-	"cloister.dev/cloister/keys/internal/strictjson"
 	"cloister.dev/cloister/keys/keystore"
 )
 
@@ -239,7 +238,7 @@ func (c *call) random() (any, error) {
 	var in struct {
 		Count int `json:"count"`
 	}
-	if err := strictjson.Decode(c.body, &in); err != nil {
+	if err := decodeBody(c.body, &in); err != nil {
 		return nil, err
 	}
 	if in.Count < 1 || in.Count > 128 {

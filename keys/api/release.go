@@ -11,7 +11,6 @@ import (
 	"cloister.dev/cloister/keys/audit"
 	"cloister.dev/cloister/keys/client"
 	"cloister.dev/cloister/keys/client/keywrap"
-	"cloister.dev/cloister/keys/internal/strictjson"
 	"cloister.dev/cloister/keys/keystore"
 	"cloister.dev/cloister/keys/release"
 )
@@ -36,7 +35,7 @@ func (c *call) releaseKey(name, version string, e *audit.Entry) (string, error) 
 		return "", err
 	}
 	var in releaseRequest
-	if err := strictjson.Decode(c.body, &in); err != nil {
+	if err := decodeBody(c.body, &in); err != nil {
 		return "", err
 	}
 	e.TokenSHA256 = audit.Digest(in.Target)

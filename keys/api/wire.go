@@ -5,11 +5,14 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"math/big"
 	"strings"
 	"time"
 
+	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/strictjson"
 	"cloister.dev/cloister/keys/client"
 	"cloister.dev/cloister/keys/keystore"
 )
@@ -92,6 +95,18 @@ type releaseRequest struct {
 	Target string `json:"target"`
 	Nonce  string `json:"nonce"`
 	Enc    string `json:"enc"`
+}
+
+// decodeBody reads a body in which no member comes twice. Members that are not known are ignored, as Azure's
+// clients send members of later versions.
+func decodeBody(raw []byte, into any) error {
+	if _, err := strictjson.ObjectWithNumbers("body", raw); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(raw, into); err != nil {
+		return evidence.Refuse(evidence.CodeParse, "body", err.Error(), fmt.Sprintf("the members of %T", into))
+	}
+	return nil
 }
 
 func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }

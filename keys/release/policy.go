@@ -12,8 +12,8 @@ import (
 	"strings"
 
 	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/strictjson"
 	"cloister.dev/cloister/evidence/token"
-	"cloister.dev/cloister/keys/internal/strictjson"
 )
 
 // The limits of a policy.
@@ -50,13 +50,9 @@ func Parse(raw []byte) (*Policy, error) {
 	if len(raw) == 0 || len(raw) > MaxPolicySize {
 		return nil, bad("", fmt.Sprintf("%d bytes", len(raw)), fmt.Sprintf("1 to %d", MaxPolicySize))
 	}
-	doc, err := strictjson.Value(raw)
+	obj, err := strictjson.ObjectWithNumbers("release policy", raw)
 	if err != nil {
-		return nil, fmt.Errorf("release policy: %w", err)
-	}
-	obj, ok := doc.(map[string]any)
-	if !ok {
-		return nil, bad("", kind(doc), "an object")
+		return nil, err
 	}
 	if err := only(obj, "", "version", "anyOf"); err != nil {
 		return nil, err

@@ -1,6 +1,8 @@
 package release
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha1"
@@ -57,11 +59,11 @@ func (o opaque) SignPayload(payload []byte, _ jose.SignatureAlgorithm) ([]byte, 
 // NewSignerChain makes certificates for a response key: root, intermediate and leaf. The keys of the root and the
 // intermediate are forgotten at once; nothing else can ever be signed with them.
 func NewSignerChain(pub *rsa.PublicKey, name string, at time.Time) ([][]byte, error) {
-	rootKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	rootKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("making the root key: %w", err)
 	}
-	midKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	midKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("making the intermediate key: %w", err)
 	}
@@ -92,8 +94,8 @@ func NewSignerChain(pub *rsa.PublicKey, name string, at time.Time) ([][]byte, er
 	var chain [][]byte
 	for _, c := range []struct {
 		cert, parent *x509.Certificate
-		pub          *rsa.PublicKey
-		by           *rsa.PrivateKey
+		pub          any
+		by           *ecdsa.PrivateKey
 	}{{leaf, mid, pub, midKey}, {mid, root, &midKey.PublicKey, rootKey}, {root, root, &rootKey.PublicKey, rootKey}} {
 		der, err := x509.CreateCertificate(rand.Reader, c.cert, c.parent, c.pub, c.by)
 		if err != nil {
