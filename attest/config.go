@@ -49,6 +49,12 @@ type Hardware struct {
 	// MinimumTCB is the floor of the reported TCB, component by component. Zeros must be written out:
 	// a component left out is a mistake.
 	MinimumTCB *TCB `json:"minimumTCB"`
+	// RevocationLists are files with AMD's revocation lists (DER), read at start. Out of date, they make
+	// judgements "unavailable".
+	RevocationLists []string `json:"revocationLists,omitempty"`
+	// RequireRevocationLists says whether evidence without a current list for its root is judged at all. It must be
+	// written out.
+	RequireRevocationLists *bool `json:"requireRevocationLists"`
 }
 
 // TCB is a floor of security version numbers, 0 to 255 each. fmc exists on Turin only: 0 elsewhere.
@@ -104,6 +110,11 @@ func (c Config) Validate() error {
 		mistakes = append(mistakes, checkIssuer("hardware.issuer", h.Issuer))
 		if t := h.MinimumTCB; t == nil || t.FMC == nil || t.BootLoader == nil || t.TEE == nil || t.SNP == nil || t.Microcode == nil {
 			add("hardware.minimumTCB: fmc, bootLoader, tee, snp and microcode are all needed, also where they are 0")
+		}
+		if h.RequireRevocationLists == nil {
+			add("hardware.requireRevocationLists: absent, want true or false")
+		} else if *h.RequireRevocationLists && len(h.RevocationLists) == 0 {
+			add("hardware.revocationLists: none, though requireRevocationLists asks for them")
 		}
 	}
 	if s := c.Software; s != nil {

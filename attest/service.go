@@ -3,6 +3,7 @@ package attest
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -77,7 +78,15 @@ func open(c Config, now func() time.Time, logger *slog.Logger, log *translog.Log
 		return err
 	}
 	if c.Hardware != nil {
-		if err := add("hardware", c.Hardware.Issuer, appraise.New(appraise.AMD(c.Hardware.MinimumTCB.floor(), software))); err != nil {
+		o := appraise.AMDOptions{Floor: c.Hardware.MinimumTCB.floor(), RequireCRLs: *c.Hardware.RequireRevocationLists}
+		for _, file := range c.Hardware.RevocationLists {
+			list, err := readCRL(file)
+			if err != nil {
+				return nil, fmt.Errorf("revocation list %s: %w", file, err)
+			}
+			o.CRLs = append(o.CRLs, list)
+		}
+		if err := add("hardware", c.Hardware.Issuer, appraise.New(appraise.AMD(o, software))); err != nil {
 			return nil, err
 		}
 	}
@@ -91,6 +100,14 @@ func open(c Config, now func() time.Time, logger *slog.Logger, log *translog.Log
 		return nil, err
 	}
 	return &Service{Handler: h, log: log}, nil
+}
+
+func readCRL(file string) (*x509.RevocationList, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseRevocationList(raw)
 }
 
 func newProvider(c Config, name, url string, e api.Evaluator, log *translog.Log, now time.Time) (*api.Provider, error) {

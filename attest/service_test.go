@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -47,7 +48,23 @@ type world struct {
 	http      *http.Client
 }
 
+// Making keys is slow, so tests share one software CPU and one vendor with AMD's names.
+var (
+	chips       sync.Once
+	sharedChip  *sevsnptest.Chip
+	sharedOther *sevsnptest.Chip
+)
+
 func softwareChip(t testing.TB) *sevsnptest.Chip {
+	t.Helper()
+	chips.Do(func() {
+		sharedChip = newSoftwareChip(t)
+		sharedOther = sevsnptest.New(t, sevsnp.Milan).Chip(t, sharedChip.TCB, nil)
+	})
+	return sharedChip
+}
+
+func newSoftwareChip(t testing.TB) *sevsnptest.Chip {
 	t.Helper()
 	v := sevsnptest.New(t, sevsnp.Milan)
 	v.ARK = v.Authority(t, soft.RootName, 1, &v.ARKKey.PublicKey, nil, v.ARKKey)
@@ -65,7 +82,7 @@ func config(t testing.TB, dir string, chip *sevsnptest.Chip) Config {
 	}
 	return Config{
 		Listen: "127.0.0.1:0", StateDir: filepath.Join(dir, "state"), TLS: TLS{Certificate: "c", Key: "k"},
-		Hardware: &Hardware{Issuer: hardwareURL, MinimumTCB: &TCB{number(0), number(3), number(0), number(8), number(115)}},
+		Hardware: &Hardware{Issuer: hardwareURL, MinimumTCB: &TCB{number(0), number(3), number(0), number(8), number(115)}, RequireRevocationLists: new(bool)},
 		Software: &Software{Issuer: softwareURL, Roots: []string{root}},
 	}
 }
@@ -73,7 +90,7 @@ func config(t testing.TB, dir string, chip *sevsnptest.Chip) Config {
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{dir: t.TempDir(), chip: softwareChip(t), now: sevsnptest.Now}
-	w.amdLike = sevsnptest.New(t, sevsnp.Milan).Chip(t, w.chip.TCB, nil)
+	w.amdLike = sharedOther
 	clock := func() time.Time { return w.now }
 	w.identity = identitytest.New(t, clock)
 	c := config(t, w.dir, w.chip)
@@ -166,7 +183,7 @@ func TestSevSnpVM(t *testing.T) {
 
 func TestSevSnpVMRefused(t *testing.T) {
 	w := newWorld(t)
-	other := softwareChip(t)
+	other := newSoftwareChip(t)
 	for _, c := range []struct {
 		name, path string
 		in         client.SevSnpVM
@@ -335,12 +352,14 @@ func TestValidate(t *testing.T) {
 		}
 	}
 	for name, breakIt := range map[string]func(*Config){
-		"SVC-03 no issuer":        func(c *Config) { c.Hardware, c.Software = nil, nil },
-		"SVC-03 no software root": func(c *Config) { c.Software.Roots = nil },
-		"same paths":              func(c *Config) { c.Software.Issuer = hardwareURL },
-		"SVC-34 user in the URL":  func(c *Config) { c.Software.Issuer = "https://a@b/software" },
-		"SVC-34 fragment":         func(c *Config) { c.Software.Issuer = softwareURL + "#a" },
-		"SNP-21 half a floor":     func(c *Config) { c.Hardware.MinimumTCB.SNP = nil },
+		"SVC-03 no issuer":                  func(c *Config) { c.Hardware, c.Software = nil, nil },
+		"SVC-03 no software root":           func(c *Config) { c.Software.Roots = nil },
+		"same paths":                        func(c *Config) { c.Software.Issuer = hardwareURL },
+		"SVC-34 user in the URL":            func(c *Config) { c.Software.Issuer = "https://a@b/software" },
+		"SVC-34 fragment":                   func(c *Config) { c.Software.Issuer = softwareURL + "#a" },
+		"SNP-18 revocation unsaid":          func(c *Config) { c.Hardware.RequireRevocationLists = nil },
+		"SNP-18 lists required, none given": func(c *Config) { *c.Hardware.RequireRevocationLists = true },
+		"SNP-21 half a floor":               func(c *Config) { c.Hardware.MinimumTCB.SNP = nil },
 	} {
 		c := config(t, t.TempDir(), softwareChip(t))
 		breakIt(&c)

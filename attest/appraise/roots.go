@@ -1,6 +1,7 @@
 package appraise
 
 import (
+	"crypto/x509"
 	"fmt"
 	"time"
 
@@ -12,14 +13,21 @@ import (
 // Roots are the roots of trust that one issuer stands for.
 type Roots struct {
 	kind     evidence.RootKind
-	floor    sevsnp.TCB  // AMD only
+	amd      AMDOptions  // AMD only
 	software []soft.Root // for AMD: known to be refused, so that the refusal can say so
+}
+
+// AMDOptions are what the hardware issuer asks of AMD's evidence.
+type AMDOptions struct {
+	Floor       sevsnp.TCB // of the reported TCB
+	CRLs        []*x509.RevocationList
+	RequireCRLs bool
 }
 
 // AMD accepts evidence of AMD processors whose reported TCB is at or above a floor. Software roots that
 // the installation also has are refused by name.
-func AMD(floor sevsnp.TCB, refused []soft.Root) Roots {
-	return Roots{kind: evidence.RootAMD, floor: floor, software: refused}
+func AMD(o AMDOptions, refused []soft.Root) Roots {
+	return Roots{kind: evidence.RootAMD, amd: o, software: refused}
 }
 
 // Software accepts evidence of the named software roots.
@@ -40,7 +48,7 @@ func (r Roots) authenticate(report *sevsnp.Report, chainPEM []byte, at time.Time
 	default:
 		return nil, evidence.Refuse(evidence.CodePolicy, "roots", "none", "roots of trust for this issuer")
 	}
-	authentic, err := sevsnp.Authenticate(report, chain, sevsnp.Options{At: at})
+	authentic, err := sevsnp.Authenticate(report, chain, sevsnp.Options{At: at, CRLs: r.amd.CRLs, RequireCRL: r.amd.RequireCRLs})
 	if err != nil {
 		if len(r.software) > 0 {
 			if _, softErr := soft.Authenticate(report, chain, r.software, at); softErr == nil {
@@ -49,8 +57,8 @@ func (r Roots) authenticate(report *sevsnp.Report, chainPEM []byte, at time.Time
 		}
 		return nil, err
 	}
-	if got := report.ReportedTCB; !got.Meets(r.floor) {
-		return nil, evidence.Refuse(evidence.CodeTCB, "reported TCB", got.String(), fmt.Sprintf("at least %s", r.floor)).By("hardware.minimumTCB")
+	if got := report.ReportedTCB; !got.Meets(r.amd.Floor) {
+		return nil, evidence.Refuse(evidence.CodeTCB, "reported TCB", got.String(), fmt.Sprintf("at least %s", r.amd.Floor)).By("hardware.minimumTCB")
 	}
 	return authentic, nil
 }
