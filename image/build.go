@@ -32,7 +32,7 @@ const (
 	verityUUID   = "c1015e12-0000-4000-8000-000000000103"
 	slackMiB     = 48
 	// recipeVersion changes when the code that makes the root does, so that no stale cache is used.
-	recipeVersion = "1"
+	recipeVersion = "2"
 )
 
 // Files of packages that a build reads unless told otherwise.

@@ -22,7 +22,7 @@ type Recipe struct {
 
 // Packages of the default root. usr-is-merged stands in for usrmerge, which would bring 47 MiB of Perl.
 var Packages = []string{
-	"systemd-sysv", "udev", "dbus", "openssh-server", "ca-certificates", "iproute2", "sudo", "usr-is-merged",
+	"systemd-sysv", "udev", "dbus", "openssh-server", "ca-certificates", "iproute2", "kmod", "sudo", "usr-is-merged",
 }
 
 // excluded from what dpkg unpacks: nobody reads them in a small VM, and each MiB takes time on the first boot.

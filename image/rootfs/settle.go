@@ -12,7 +12,7 @@ var masked = []string{
 	"systemd-pcrphase.service", "systemd-pcrphase-initrd.service", "systemd-pcrphase-sysinit.service", "systemd-pcrmachine.service",
 	"systemd-networkd-wait-online.service", "systemd-hwdb-update.service", "systemd-firstboot.service",
 	"apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "e2scrub_reap.service", "dpkg-db-backup.timer", "fstrim.timer",
-	"debug-shell.service", "systemd-boot-update.service",
+	"debug-shell.service", "getty@tty1.service", "systemd-boot-update.service",
 }
 
 // removed differ from build to build, or would be shared by all VMs made from the image.
