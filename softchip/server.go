@@ -53,6 +53,9 @@ func handler(c *Chip, log *slog.Logger) http.Handler {
 		if firmware != nil {
 			defer firmware.Close()
 		}
+		if err := ownerOnly(r); err != nil {
+			return nil, err
+		}
 		var in client.LaunchRequest
 		var hostData [32]byte
 		if err := decode(r, &in); err != nil {
@@ -77,6 +80,9 @@ func handler(c *Chip, log *slog.Logger) http.Handler {
 		return client.ReportResponse{Report: report, Chain: c.ChainPEM()}, err
 	})
 	serve(client.PathDestroy, "destroy", func(r *http.Request) (any, error) {
+		if err := ownerOnly(r); err != nil {
+			return nil, err
+		}
 		var in client.DestroyRequest
 		if err := decode(r, &in); err != nil {
 			return nil, err
@@ -84,6 +90,19 @@ func handler(c *Chip, log *slog.Logger) http.Handler {
 		return struct{}{}, c.Destroy(in.Handle)
 	})
 	return mux
+}
+
+// ownerOnly lets only the chip's own user launch and destroy, as only a hypervisor may. A report needs the launch's
+// handle instead: it is what a VM's paravisor, which has a user of its own, was given.
+func ownerOnly(r *http.Request) error {
+	owner, err := ownerCalls(r.Context())
+	if err != nil {
+		return fmt.Errorf("asking who calls: %w", err)
+	}
+	if !owner {
+		return evidence.Refuse(evidence.CodeAuthz, "caller", "another user", "the user that the software chip runs as")
+	}
+	return nil
 }
 
 func decode(r *http.Request, to any) error {
