@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"cloister.dev/cloister/compute/arm"
@@ -30,8 +31,31 @@ type Image struct {
 	Version      string
 	Digest       string
 	Distribution string
-	TEEs         []string // empty: not said
+	Guests       []string // what it can run under: "software", "sevsnp", "tdx"; empty: not said
 	MinDiskGiB   int
+}
+
+// TEEs says on which TEEs the image runs, given the launchers of the hosts: under the software launcher a VM of any
+// TEE is an ordinary guest. Empty means any.
+func (i Image) TEEs(launchers []string) []string {
+	if len(i.Guests) == 0 {
+		return nil
+	}
+	var out []string
+	for _, g := range i.Guests {
+		switch {
+		case g == "software" && slices.Contains(launchers, "software"):
+			return nil
+		case g == "sevsnp":
+			out = append(out, "snp")
+		case g == "tdx":
+			out = append(out, "tdx")
+		}
+	}
+	if out == nil {
+		return []string{"hosts with the software launcher only"}
+	}
+	return out
 }
 
 // Service reads the image folder at each call: images come and go while compute runs.
@@ -43,12 +67,15 @@ type Service struct {
 
 // manifest is the part of an image's manifest.json that is needed here.
 type manifest struct {
-	Name         string   `json:"name"`
-	Version      string   `json:"version"`
-	Digest       string   `json:"digest"`
-	Distribution string   `json:"distribution"`
-	TEEs         []string `json:"tees"`
-	Disk         struct {
+	Name         string `json:"name"`
+	Version      string `json:"version"`
+	Digest       string `json:"digest"`
+	Distribution string `json:"distribution"`
+	Guests       []struct {
+		TEE       string `json:"tee"`
+		Supported bool   `json:"supported"`
+	} `json:"guests"`
+	Disk struct {
 		Size int64 `json:"size"` // bytes
 	} `json:"disk"`
 }
@@ -71,7 +98,12 @@ func (s *Service) Get(name string) (Image, bool, error) {
 	if m.Digest == "" {
 		return Image{}, false, fmt.Errorf("image %s: its manifest has no digest", name)
 	}
-	img := Image{Name: name, Version: m.Version, Digest: m.Digest, Distribution: m.Distribution, TEEs: m.TEEs, MinDiskGiB: s.MinDiskGiB}
+	img := Image{Name: name, Version: m.Version, Digest: m.Digest, Distribution: m.Distribution, MinDiskGiB: s.MinDiskGiB}
+	for _, g := range m.Guests {
+		if g.Supported {
+			img.Guests = append(img.Guests, g.TEE)
+		}
+	}
 	if n := int((m.Disk.Size + 1<<30 - 1) >> 30); n > img.MinDiskGiB {
 		img.MinDiskGiB = n
 	}
@@ -128,7 +160,7 @@ func (s *Service) Routes() []arm.Route {
 func (s *Service) wire(sub string, img Image) any {
 	return map[string]any{
 		"id": ID(sub, img.Name).String(), "name": img.Name, "type": Type, "location": s.Location,
-		"tags": map[string]string{"cloister.digest": img.Digest, "cloister.version": img.Version, "cloister.distribution": img.Distribution, "cloister.tees": strings.Join(img.TEEs, ",")},
+		"tags": map[string]string{"cloister.digest": img.Digest, "cloister.version": img.Version, "cloister.distribution": img.Distribution, "cloister.guests": strings.Join(img.Guests, ",")},
 		"properties": map[string]any{"provisioningState": "Succeeded", "hyperVGeneration": "V2",
 			"storageProfile": map[string]any{"zoneResilient": false, "dataDisks": []any{}, "osDisk": map[string]any{
 				"osType": "Linux", "osState": "Generalized", "caching": "ReadWrite", "storageAccountType": "Premium_LRS", "diskSizeGB": img.MinDiskGiB}}}}

@@ -68,11 +68,15 @@ func (s *Service) create(ctx context.Context, r *arm.Request, b body) (*arm.Resp
 	if err := s.Groups.Require(ctx, tx, id.Subscription, id.Group); err != nil {
 		return nil, err
 	}
-	req, facts, err := s.lookUp(ctx, id, b)
+	hosts, candidates, err := s.candidates(ctx)
 	if err != nil {
 		return nil, err
 	}
-	hosts, candidates, err := s.candidates(ctx)
+	var launchers []string
+	for _, h := range hosts {
+		launchers = append(launchers, h.Value.Launcher)
+	}
+	req, facts, err := s.lookUp(ctx, id, b, launchers)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +170,7 @@ type facts struct {
 }
 
 // lookUp finds everything that the request names and puts it before the rules.
-func (s *Service) lookUp(ctx context.Context, id arm.ID, b body) (rules.VM, facts, error) {
+func (s *Service) lookUp(ctx context.Context, id arm.ID, b body, launchers []string) (rules.VM, facts, error) {
 	p := b.Properties
 	req := rules.VM{
 		Size: p.HardwareProfile.VMSize, Location: arm.Location(b.Location), Zones: b.Zones,
@@ -185,7 +189,7 @@ func (s *Service) lookUp(ctx context.Context, id arm.ID, b body) (rules.VM, fact
 		if err != nil {
 			return req, f, err
 		}
-		req.Image = rules.Image{Named: true, Found: found, Name: ref.ID, MinDiskGiB: img.MinDiskGiB, TEEs: img.TEEs}
+		req.Image = rules.Image{Named: true, Found: found, Name: ref.ID, MinDiskGiB: img.MinDiskGiB, TEEs: img.TEEs(launchers)}
 		f.image, f.imageID, f.minDisk = api.Image{Name: img.Name, Version: img.Version, Digest: img.Digest, ID: ref.ID}, ref.ID, img.MinDiskGiB
 	}
 	for _, n := range p.NetworkProfile.NICs {
