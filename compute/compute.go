@@ -41,6 +41,7 @@ type Deps struct {
 	MintVM func(vmID, resourceID, audience string) (string, error)
 	Keys   vm.GuestStateKeys     // nil: see vm.Service.Keys
 	Maker  vm.GuestStateKeyMaker // nil: see vm.Service.Maker
+	SignIn http.Handler          // the embedded sign-in, which clients find at the ARM endpoint; nil: it is elsewhere
 	Now    func() time.Time
 	Log    *slog.Logger
 	// AnswerWait bounds the wait for an answer from a VM; zero is a minute.
@@ -154,10 +155,20 @@ func New(c Config, d Deps) (*Server, error) {
 		case "/healthz":
 			s.health(w, r)
 		default:
+			if d.SignIn != nil && isSignIn(r.URL.Path) {
+				d.SignIn.ServeHTTP(w, r)
+				return
+			}
 			router.ServeHTTP(w, r)
 		}
 	})
 	return s, nil
+}
+
+// isSignIn tells the paths of sign-in, whose first segment is a tenant, from those of the ARM API.
+func isSignIn(path string) bool {
+	first, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return guid.MatchString(strings.ToLower(first)) && rest != ""
 }
 
 // health asks etcd: without it nothing can be answered.

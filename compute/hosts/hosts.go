@@ -30,6 +30,7 @@ var (
 // UsedToken remembers a one-time token.
 type UsedToken struct {
 	Host string    `json:"host"`
+	Key  string    `json:"key"` // hex SHA-256 of the public key that it was redeemed for
 	At   time.Time `json:"at"`
 }
 
@@ -149,9 +150,18 @@ func (s *Service) join(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = s.Tokens.Create(r.Context(), digest, UsedToken{Host: csr.Subject.CommonName, At: s.Now().UTC()})
+	key := sha256.Sum256(csr.RawSubjectPublicKeyInfo)
+	used := UsedToken{Host: csr.Subject.CommonName, Key: hex.EncodeToString(key[:]), At: s.Now().UTC()}
+	err = s.Tokens.Create(r.Context(), digest, used)
 	if errors.Is(err, store.ErrExists) {
-		return nil, unknown
+		// The same host with the same key asks again: it, or this service, died before the answer arrived.
+		before, err := s.Tokens.Get(r.Context(), digest)
+		if err != nil {
+			return nil, err
+		}
+		if before.Value.Host != used.Host || before.Value.Key != used.Key {
+			return nil, unknown
+		}
 	} else if err != nil {
 		return nil, err
 	}
