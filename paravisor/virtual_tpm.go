@@ -121,7 +121,7 @@ func (s *Session) identify(ctx context.Context, in *input, tpm *virtualTPM) erro
 
 // offer opens the two sockets that QEMU starts the VM with.
 func (s *Session) offer(ctx context.Context, tpm *virtualTPM, state *guestState, open *resources) error {
-	return s.step("uefi", func(map[string]string) error {
+	return s.step("uefi-variables", func(map[string]string) error {
 		commitVars := func([]byte) error { return nil } // NonPersistedTPM: the store ends with the VM
 		if state.file != nil {
 			s.gate.Commit = func(now []byte) error {

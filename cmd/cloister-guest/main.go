@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"cloister.dev/cloister/evidence/bundle"
 	"cloister.dev/cloister/guest/agent"
 	"cloister.dev/cloister/guest/boot"
 )
@@ -142,7 +143,7 @@ func runAttest(ctx context.Context, args []string, out io.Writer) error {
 	if *o == "json" {
 		return json.NewEncoder(out).Encode(map[string]any{"evidence": e.Bundle, "token": compact, "claims": t.Claims})
 	}
-	_, err = fmt.Fprintf(out, "issuer       %s\nissued       %s\nssh host key %s\ntoken        %s\n", t.Issuer, t.IssuedAt.UTC(), e.Bundle.SSHHostKeySHA256, compact)
+	_, err = fmt.Fprintf(out, "issuer       %s\nissued       %s\nssh host key %s\ntoken        %s\n", t.Issuer, t.IssuedAt.UTC(), bundle.Fingerprint(e.Bundle.SSHHostKey), compact)
 	return err
 }
 

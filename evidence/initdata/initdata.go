@@ -22,6 +22,13 @@ const Version = "cloister.initdata/1"
 // MaxSize bounds init data, in bytes. They travel as user data of a VM, which Azure limits to 64 KiB in base64.
 const MaxSize = 48 << 10
 
+// What guest state and OS disk encryption a VM has; Azure's names.
+const (
+	ModeDiskWithVMGuestState = "DiskWithVMGuestState" // the OS disk is encrypted inside the VM
+	ModeVMGuestStateOnly     = "VMGuestStateOnly"     // guest state is protected, the OS disk is not
+	ModeNonPersistedTPM      = "NonPersistedTPM"      // no guest state; keys and disk encryption are the tenant's own
+)
+
 // DiskSerial is the serial number of the read-only virtio-blk disk that carries the exact bytes.
 // The bytes are followed by zeros up to the size of the disk; JSON ends at its closing brace.
 const DiskSerial = "cloister-init"
@@ -89,11 +96,11 @@ func (d *InitData) validate() error {
 		return bad("name", d.Name, "1 to 63 letters, digits and hyphens")
 	case d.AdminUser != "" && !userForm.MatchString(d.AdminUser):
 		return bad("adminUser", d.AdminUser, "a Linux user name")
-	case d.OSDiskEncryption != "DiskWithVMGuestState" && d.OSDiskEncryption != "VMGuestStateOnly" && d.OSDiskEncryption != "NonPersistedTPM":
+	case d.OSDiskEncryption != ModeDiskWithVMGuestState && d.OSDiskEncryption != ModeVMGuestStateOnly && d.OSDiskEncryption != ModeNonPersistedTPM:
 		return bad("osDiskEncryption", d.OSDiskEncryption, "DiskWithVMGuestState, VMGuestStateOnly or NonPersistedTPM")
 	case len(d.Attest.SigningKeys) == 0:
 		return bad("attest.signingKeys", "none", "at least one pinned key")
-	case len(d.Keys.SigningKeys) == 0 && d.OSDiskEncryption != "NonPersistedTPM":
+	case len(d.Keys.SigningKeys) == 0 && d.OSDiskEncryption != ModeNonPersistedTPM:
 		return bad("keys.signingKeys", "none", "at least one pinned key")
 	}
 	return nil

@@ -106,6 +106,12 @@ func normalIssuer(s string) string {
 
 // Verify checks a compact token: RS256 by a pinned key of the authority that its issuer names, and a time within its window.
 func Verify(compact string, authorities []Authority, at time.Time) (*Token, error) {
+	return VerifyBehind(compact, authorities, at, 0)
+}
+
+// VerifyBehind is Verify for one whose clock may be behind the verifier's by up to slack, as a VM's may: a token that
+// was issued that much in the future is good. Its end has no slack.
+func VerifyBehind(compact string, authorities []Authority, at time.Time, slack time.Duration) (*Token, error) {
 	if len(compact) == 0 || len(compact) > MaxSize {
 		return nil, evidence.Refuse(evidence.CodeParse, "token", fmt.Sprintf("%d bytes", len(compact)), fmt.Sprintf("1 to %d", MaxSize))
 	}
@@ -128,7 +134,7 @@ func Verify(compact string, authorities []Authority, at time.Time) (*Token, erro
 			refusal = evidence.Refuse(evidence.CodeChain, "token signature", "not by key "+kid, "a signature by a pinned key")
 			continue // another authority may use the same kid for another key
 		}
-		t, err := read(payload, a, kid, at)
+		t, err := read(payload, a, kid, at, slack)
 		if err == nil {
 			return t, nil
 		}
@@ -137,7 +143,7 @@ func Verify(compact string, authorities []Authority, at time.Time) (*Token, erro
 	return nil, refusal
 }
 
-func read(payload []byte, a Authority, kid string, at time.Time) (*Token, error) {
+func read(payload []byte, a Authority, kid string, at time.Time, slack time.Duration) (*Token, error) {
 	claims, err := strictjson.Object("token claims", payload)
 	if err != nil {
 		return nil, err
@@ -159,11 +165,11 @@ func read(payload []byte, a Authority, kid string, at time.Time) (*Token, error)
 		*f.to = time.Unix(int64(n), 0)
 	}
 	switch {
-	case at.Before(t.IssuedAt):
+	case at.Add(slack).Before(t.IssuedAt):
 		return nil, evidence.Refuse(evidence.CodeBinding, "token iat", t.IssuedAt.UTC().Format(time.RFC3339), "not after "+at.UTC().Format(time.RFC3339)+"; is the clock right?")
 	case t.Expires.Sub(t.IssuedAt) > maxLife:
 		return nil, evidence.Refuse(evidence.CodeBinding, "token exp", t.Expires.UTC().Format(time.RFC3339), "at most "+maxLife.String()+" after iat")
-	case at.Before(t.NotBefore):
+	case at.Add(slack).Before(t.NotBefore):
 		return nil, evidence.Refuse(evidence.CodeBinding, "token nbf", t.NotBefore.UTC().Format(time.RFC3339), "not after "+at.UTC().Format(time.RFC3339)+"; is the clock right?")
 	case !at.Before(t.Expires):
 		return nil, evidence.Refuse(evidence.CodeBinding, "token exp", t.Expires.UTC().Format(time.RFC3339), "after "+at.UTC().Format(time.RFC3339))

@@ -320,3 +320,28 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+func TestVerifyBehindForgivesASlowClockOnly(t *testing.T) {
+	key := newKey(t)
+	authorities := []Authority{authority(t, issuerURL, key)}
+	for _, c := range []struct {
+		name, claim string
+		at          int64
+		ok          bool
+	}{
+		{"issued within the slack", "iat", now.Unix() + 59, true},
+		{"valid from within the slack", "nbf", now.Unix() + 59, true},
+		{"SVC-05 issued later than that", "iat", now.Unix() + 61, false},
+		{"SVC-05 valid from later than that", "nbf", now.Unix() + 61, false},
+		{"SVC-05 its end has no slack", "exp", now.Unix(), false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			claims := maps.Clone(good())
+			claims[c.claim] = c.at
+			_, err := VerifyBehind(sign(t, key, header, text(t, claims)), authorities, now, time.Minute)
+			if (err == nil) != c.ok {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/bundle"
 	"cloister.dev/cloister/evidence/token"
 	"cloister.dev/cloister/guest/attestation"
 	"cloister.dev/cloister/guest/event"
@@ -130,7 +131,7 @@ func (a Agent) Attest(ctx context.Context) (map[string]string, error) {
 	if err := os.WriteFile(a.Result, raw, 0o600); err != nil {
 		return nil, err
 	}
-	detail := map[string]string{"issuer": t.Issuer, "sshHostKeySHA256": e.Bundle.SSHHostKeySHA256}
+	detail := map[string]string{"issuer": t.Issuer, "sshHostKeySHA256": bundle.Fingerprint(e.Bundle.SSHHostKey)}
 	for n, v := range e.PCRs {
 		detail["pcr"+strconv.Itoa(n)] = hex.EncodeToString(v[:])
 	}

@@ -77,7 +77,7 @@ func start(t *testing.T, h *host, change func(a *Agent)) {
 	a := Agent{Metadata: Metadata{srv.URL, srv.Client()}, Result: filepath.Join(t.TempDir(), "r"), Now: func() time.Time { return at },
 		Wait: func(ctx context.Context, d time.Duration) error { return ctx.Err() }, Log: slog.New(slog.DiscardHandler),
 		Collect: func(_ context.Context, challenge []byte) (*attestation.Evidence, error) {
-			return &attestation.Evidence{Bundle: bundle.Bundle{Nonce: challenge, SSHHostKeySHA256: "SHA256:x"}, PCRs: tpm.PCRs{7: {1}}}, nil
+			return &attestation.Evidence{Bundle: bundle.Bundle{Nonce: challenge, SSHHostKey: []byte("x")}, PCRs: tpm.PCRs{7: {1}}}, nil
 		},
 		Token: func(context.Context, *attestation.Evidence) (*token.Token, string, error) {
 			return &token.Token{Issuer: "https://attest", IssuedAt: at, Claims: map[string]any{"x-cloister-root": "software", "nested": map[string]any{}}}, "a.b.c", nil

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+
 	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
@@ -88,9 +89,8 @@ func TestCollect(t *testing.T) {
 	if len(b.PCRs) != 16 || b.PCRs["12"] != strings.Repeat("0", 64) || b.PCRs["4"] == b.PCRs["12"] || string(b.EventLog) != "log" || b.Chain != "chain" {
 		t.Errorf("PCRs %v", b.PCRs)
 	}
-	digest := sha256.Sum256([]byte("host key"))
-	if b.SSHHostKeySHA256 != "SHA256:"+base64.RawStdEncoding.EncodeToString(digest[:]) {
-		t.Error(b.SSHHostKeySHA256)
+	if string(b.SSHHostKey) != "host key" {
+		t.Errorf("SSH host key %q", b.SSHHostKey)
 	}
 	if err := Ready(g.TPM); err != nil {
 		t.Error(err)

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"strconv"
@@ -89,11 +88,10 @@ func (g Guest) Collect(ctx context.Context, challenge []byte) (*Evidence, error)
 	if err != nil {
 		certificate = nil // some platforms have none: the AK counts by its place in the claims
 	}
-	digest := sha256.Sum256(hostKey)
 	b := bundle.Bundle{
 		Version: bundle.Version, HCLReport: raw, Chain: chain, Quote: quote.Message, Signature: quote.Signature,
 		AKPublic: dev.AKPublic(), AKCertificate: derOf(certificate), PCRs: map[string]string{}, EventLog: log, Nonce: challenge,
-		SSHHostKeySHA256: "SHA256:" + base64.RawStdEncoding.EncodeToString(digest[:]),
+		SSHHostKey: hostKey,
 	}
 	for n, v := range pcrs {
 		b.PCRs[strconv.Itoa(n)] = hex.EncodeToString(v[:])

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/launch"
 )
 
 // The PCRs of the SHA-256 bank that this package names.
@@ -20,7 +21,7 @@ const (
 )
 
 // LeaveInitrd is the event that goes into PCR 11 before the distribution starts. Nothing after it can unseal.
-const LeaveInitrd = "leave-initrd"
+const LeaveInitrd = launch.LeaveInitrd
 
 // PCRs holds SHA-256 PCR values by number.
 type PCRs map[int][32]byte
