@@ -27,6 +27,7 @@ func (s *Service) Routes() []arm.Route {
 		arm.Route{Method: http.MethodGet, Pattern: one + "/journey", Action: Type + "/read", Handle: s.journey},
 		arm.Route{Method: http.MethodGet, Pattern: one + "/console", Action: Type + "/retrieveBootDiagnosticsData/action", Handle: s.console},
 		post("attest", "attest", s.attest),
+		arm.Route{Method: http.MethodPost, Pattern: one + "/metadata", Action: Type + "/read", Handle: s.metadata},
 		post("start", "start", s.power(start)),
 		post("powerOff", "powerOff", s.power(powerOff)),
 		post("deallocate", "deallocate", s.power(deallocate)),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -118,6 +119,24 @@ func (s *Service) console(ctx context.Context, r *arm.Request) (*arm.Response, e
 		raw = []byte{}
 	}
 	return &arm.Response{Status: http.StatusOK, Header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "X-Content-Type-Options": {"nosniff"}}, Raw: raw}, nil
+}
+
+// metadata answers what the VM's metadata service would, identity tokens excepted.
+func (s *Service) metadata(ctx context.Context, r *arm.Request) (*arm.Response, error) {
+	var b struct {
+		Path string `json:"path"`
+	}
+	if err := arm.Decode(r.Body, arm.Shape{"path": arm.Text}, &b); err != nil {
+		return nil, err
+	}
+	if !strings.HasPrefix(b.Path, "/metadata/") {
+		return nil, arm.Errorf(http.StatusBadRequest, "InvalidParameter", "path must begin with /metadata/.").At("path")
+	}
+	a, err := s.ask(ctx, r.ID(), api.Request{Kind: api.RequestMetadata, Path: b.Path})
+	if err != nil {
+		return nil, err
+	}
+	return arm.OK(a.Metadata), nil
 }
 
 // ask sends a question to a VM's host and waits for the answer.

@@ -147,8 +147,9 @@ type Message struct {
 
 // Kinds of requests.
 const (
-	RequestAttest  = "attest"
-	RequestConsole = "console"
+	RequestAttest   = "attest"
+	RequestConsole  = "console"
+	RequestMetadata = "metadata"
 )
 
 // Request is a question for a VM that travels down the watch stream. It may come more than once; the id tells.
@@ -157,13 +158,22 @@ type Request struct {
 	VMID  string `json:"vmId"`
 	Kind  string `json:"kind"`
 	Nonce []byte `json:"nonce,omitempty"` // attest: what the quote must answer to
+	Path  string `json:"path,omitempty"`  // metadata: path and query below 169.254.169.254
 }
 
 // Answer is the agent's answer to a request: what was asked for, or the reason why it can't be had.
 type Answer struct {
-	Bundle  json.RawMessage   `json:"bundle,omitempty"`  // attest: the evidence bundle as the guest made it
-	Console []byte            `json:"console,omitempty"` // console: the last bytes of the serial console
-	Failure *evidence.Refusal `json:"failure,omitempty"`
+	Bundle   json.RawMessage   `json:"bundle,omitempty"`   // attest: the evidence bundle as the guest made it
+	Console  []byte            `json:"console,omitempty"`  // console: the last bytes of the serial console
+	Metadata *MetadataAnswer   `json:"metadata,omitempty"` // metadata: what the VM would see
+	Failure  *evidence.Refusal `json:"failure,omitempty"`
+}
+
+// MetadataAnswer is an answer of a VM's metadata service.
+type MetadataAnswer struct {
+	Status      int    `json:"status"`
+	ContentType string `json:"contentType"`
+	Body        []byte `json:"body"`
 }
 
 // HostFacts is what a host says of itself. Nothing security-relevant follows from it.
