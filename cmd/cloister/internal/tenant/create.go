@@ -1,0 +1,203 @@
+package tenant
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
+	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
+	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
+	"github.com/google/uuid"
+
+	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/initdata"
+	keys "cloister.dev/cloister/keys/client"
+)
+
+// Request is the VM that a tenant asks for.
+type Request struct {
+	Name         string
+	Size         string
+	Image        string
+	SecurityType string // ConfidentialVM
+	Encryption   string // DiskWithVMGuestState, VMGuestStateOnly or NonPersistedTPM
+	Zone         string
+	AdminUser    string
+	SSHKeys      []string // authorized_keys lines
+	CustomData   []byte
+}
+
+// imageGroup is where the platform's images appear as resources.
+const imageGroup = "cloister-images"
+
+// Prepared is a request whose expectations are computed.
+type Prepared struct {
+	Request  Request
+	VMID     string
+	InitData []byte
+	Expected *Expected
+}
+
+// Prepare chooses the VM's id, writes its init data and computes what its evidence must say. Nothing leaves this machine.
+func (t *Tenant) Prepare(r Request) (*Prepared, error) {
+	p := &Prepared{Request: r, VMID: uuid.NewString()}
+	var err error
+	p.InitData, err = initdata.Marshal(initdata.InitData{VMID: p.VMID, Name: r.Name, AdminUser: r.AdminUser, SSHKeys: r.SSHKeys, CustomData: r.CustomData,
+		OSDiskEncryption: r.Encryption, Attest: t.Conn.Trust.Attest, Keys: t.Conn.Trust.Keys})
+	if err != nil {
+		return nil, err
+	}
+	p.Expected, err = Expect(t.Conn.Trust, r.Size, r.Image, p.InitData)
+	return p, err
+}
+
+// Commit writes the expectations into the tenant's own policies: the release policy of the VM's key, and the
+// attestation policy. From here on no other VM can have the key.
+func (t *Tenant) Commit(ctx context.Context, p *Prepared) error {
+	vms, err := t.VMs()
+	if err != nil {
+		return err
+	}
+	if _, err := vms.Get(ctx, t.Group, p.Request.Name, nil); err == nil {
+		return evidence.Refuse(evidence.CodePolicy, "VM name", p.Request.Name+" exists", "a new name; a VM's expectations can't change after its creation")
+	} else if !NotFound(err) {
+		return err
+	}
+	if err := t.remember(p); err != nil {
+		return fmt.Errorf("keeping a note of the VM: %w", err)
+	}
+	if err := t.AcceptImage(ctx, p.Expected); err != nil {
+		return err
+	}
+	if p.Request.Encryption == initdata.ModeNonPersistedTPM {
+		return nil // no guest state, so no key of ours
+	}
+	vault, err := t.vault()
+	if err != nil {
+		return err
+	}
+	policy := keys.GuestStatePolicy(t.Conn.Trust.Attest.URL, [][48]byte{p.Expected.Measurement}, p.Expected.HostData)
+	_, err = vault.CreateKey(ctx, keys.KeyName(p.VMID), azkeys.CreateKeyParameters{
+		Kty: to.Ptr(azkeys.KeyTypeOctHSM), KeySize: to.Ptr[int32](256), KeyAttributes: &azkeys.KeyAttributes{Exportable: to.Ptr(true), Enabled: to.Ptr(true)},
+		ReleasePolicy: &azkeys.KeyReleasePolicy{EncodedPolicy: policy, Immutable: to.Ptr(true)}, Tags: map[string]*string{"vm": &p.Request.Name},
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("creating the guest-state key: %w", err)
+	}
+	return nil
+}
+
+func (t *Tenant) vault() (*azkeys.Client, error) {
+	return azkeys.NewClient(t.Conn.VaultEndpoint, t.Conn.Credential(), &azkeys.ClientOptions{ClientOptions: t.Conn.ClientOptions()})
+}
+
+// Ask sends the request for the VM. The poller is done when the VM runs.
+func (t *Tenant) Ask(ctx context.Context, p *Prepared) (*runtime.Poller[armcompute.VirtualMachinesClientCreateOrUpdateResponse], error) {
+	subnet, err := t.EnsureGroup(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nic, err := t.EnsureNIC(ctx, p.Request.Name, subnet)
+	if err != nil {
+		return nil, err
+	}
+	vms, err := t.VMs()
+	if err != nil {
+		return nil, err
+	}
+	r := p.Request
+	encryption := armcompute.SecurityEncryptionTypes(r.Encryption)
+	securityType := armcompute.SecurityTypes(r.SecurityType)
+	imageID := fmt.Sprintf("/subscriptions/%s/resourceGroups/%s/providers/Microsoft.Compute/images/%s", t.Conn.SubscriptionID, imageGroup, p.Expected.Image.Name)
+	vm := armcompute.VirtualMachine{
+		Location: &t.Conn.Location,
+		Properties: &armcompute.VirtualMachineProperties{
+			HardwareProfile: &armcompute.HardwareProfile{VMSize: to.Ptr(armcompute.VirtualMachineSizeTypes(r.Size))},
+			SecurityProfile: &armcompute.SecurityProfile{SecurityType: &securityType, UefiSettings: &armcompute.UefiSettings{SecureBootEnabled: to.Ptr(true), VTpmEnabled: to.Ptr(true)}},
+			StorageProfile: &armcompute.StorageProfile{
+				ImageReference: &armcompute.ImageReference{ID: &imageID},
+				OSDisk: &armcompute.OSDisk{CreateOption: to.Ptr(armcompute.DiskCreateOptionTypesFromImage), DeleteOption: to.Ptr(armcompute.DiskDeleteOptionTypesDelete),
+					ManagedDisk: &armcompute.ManagedDiskParameters{StorageAccountType: to.Ptr(armcompute.StorageAccountTypesPremiumLRS),
+						SecurityProfile: &armcompute.VMDiskSecurityProfile{SecurityEncryptionType: &encryption}}},
+			},
+			OSProfile: &armcompute.OSProfile{ComputerName: &r.Name, AdminUsername: to.Ptr(orDefault(r.AdminUser)),
+				LinuxConfiguration: &armcompute.LinuxConfiguration{DisablePasswordAuthentication: to.Ptr(true), SSH: sshConfiguration(orDefault(r.AdminUser), r.SSHKeys)}},
+			NetworkProfile: &armcompute.NetworkProfile{NetworkInterfaces: []*armcompute.NetworkInterfaceReference{{ID: &nic,
+				Properties: &armcompute.NetworkInterfaceReferenceProperties{Primary: to.Ptr(true)}}}},
+			UserData: to.Ptr(base64.StdEncoding.EncodeToString(p.InitData)),
+		},
+	}
+	if r.Zone != "" {
+		vm.Zones = []*string{&r.Zone}
+	}
+	return vms.BeginCreateOrUpdate(ctx, t.Group, r.Name, vm, nil)
+}
+
+// defaultAdmin is the administrator's name inside a VM when none is given.
+const defaultAdmin = "azureuser"
+
+func orDefault(user string) string {
+	if user == "" {
+		return defaultAdmin
+	}
+	return user
+}
+
+func sshConfiguration(user string, lines []string) *armcompute.SSHConfiguration {
+	if len(lines) == 0 {
+		return nil
+	}
+	c := &armcompute.SSHConfiguration{}
+	for _, line := range lines {
+		c.PublicKeys = append(c.PublicKeys, &armcompute.SSHPublicKey{Path: to.Ptr("/home/" + user + "/.ssh/authorized_keys"), KeyData: to.Ptr(line)})
+	}
+	return c
+}
+
+// Delete deletes the VM: its key first, so that what is left is noise, then the rest.
+func (t *Tenant) Delete(ctx context.Context, name string) error {
+	vms, err := t.VMs()
+	if err != nil {
+		return err
+	}
+	vm, err := vms.Get(ctx, t.Group, name, nil)
+	if err != nil && !NotFound(err) {
+		return err
+	}
+	if err == nil && vm.Properties != nil && vm.Properties.VMID != nil {
+		if err := t.DestroyKey(ctx, *vm.Properties.VMID); err != nil {
+			return err
+		}
+	}
+	if err := t.DeleteVM(ctx, name); err != nil {
+		return err
+	}
+	return t.forget(name)
+}
+
+// DestroyKey deletes a VM's guest-state key and purges it, so that nothing can bring it back. A key that is gone is
+// no error.
+func (t *Tenant) DestroyKey(ctx context.Context, vmID string) error {
+	vault, err := t.vault()
+	if err != nil {
+		return err
+	}
+	if _, err := vault.DeleteKey(ctx, keys.KeyName(vmID), nil); err != nil && !NotFound(err) {
+		return fmt.Errorf("deleting the guest-state key: %w", err)
+	}
+	if _, err := vault.PurgeDeletedKey(ctx, keys.KeyName(vmID), nil); err != nil && !NotFound(err) && !forbidden(err) {
+		return fmt.Errorf("purging the guest-state key: %w", err)
+	}
+	return nil
+}
+
+// forbidden tells a purge that the vault's protection does not allow: the key is deleted all the same.
+func forbidden(err error) bool {
+	var r *azcore.ResponseError
+	return errors.As(err, &r) && r.StatusCode == http.StatusForbidden
+}
