@@ -21,7 +21,7 @@ var KernelModules = []string{
 	"virtio_net", "virtio_blk", "virtio_pci", "virtio_scsi", "virtio_rng", "virtio_console", "virtio_balloon", "vmw_vsock_virtio_transport",
 	"sd_mod", "failover", "net_failover", "dm-mod", "dm-crypt", "dm-verity", "dm-integrity", "dm-snapshot", "xts", "aesni-intel", "authenc",
 	"algif_skcipher", "algif_hash", "efivarfs", "vfat", "nls_cp437", "nls_iso8859-1", "nls_ascii", "nls_utf8", "overlay", "squashfs", "autofs4",
-	"button", "configfs", "loop", "fuse", "tun", "veth", "bridge", "br_netfilter", "nf_tables", "nft_ct", "nft_chain_nat", "nft_masq", "nft_reject_inet",
+	"button", "evdev", "configfs", "loop", "fuse", "tun", "veth", "bridge", "br_netfilter", "nf_tables", "nft_ct", "nft_chain_nat", "nft_masq", "nft_reject_inet",
 	"nft_limit", "nft_log", "nft_compat", "xt_conntrack", "xt_MASQUERADE", "xt_addrtype", "xt_comment", "wireguard",
 }
 
