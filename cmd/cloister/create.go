@@ -15,6 +15,7 @@ import (
 
 	"cloister.dev/cloister/cmd/cloister/internal/narrate"
 	"cloister.dev/cloister/cmd/cloister/internal/tenant"
+	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/initdata"
 	"cloister.dev/cloister/image"
 )
@@ -125,8 +126,11 @@ func create(ctx context.Context, t *tenant.Tenant, r tenant.Request, n *narrate.
 		_, err := poller.PollUntilDone(ctx, &runtime.PollUntilDoneOptions{Frequency: time.Second})
 		done <- err
 	}()
-	return follow(ctx, t, r.Name, n, asked, "distribution", done)
+	return follow(ctx, t, r.Name, n, asked, goalStep, done)
 }
+
+// goalStep is the step that ends a journey: the guest has attested itself.
+const goalStep = "guest-attestation"
 
 // errGaveUp says that the journey ended before its goal.
 var errGaveUp = errors.New("the VM did not come up")
@@ -149,8 +153,11 @@ func follow(ctx context.Context, t *tenant.Tenant, name string, n *narrate.Narra
 				}
 				told[key] = true
 				n.Step(e.Time, e.Step, e.State, e.Detail)
-				if e.Step == goal && e.State == "done" {
+				switch {
+				case e.Step == goal && e.State == "done":
 					return nil
+				case e.Step == goal && e.State == "failed":
+					return evidence.Refuse(evidence.Code(e.Detail["code"]), goal, e.Detail["error"], "a step that is done")
 				}
 			}
 			if j.Phase == "failed" && j.Failure != nil {

@@ -86,7 +86,7 @@ func quickstart(ctx context.Context, cmd *cobra.Command, i *install.Installation
 		if err := setPower(ctx, t, helloName, "restart", false); err != nil {
 			return err
 		}
-		if err := follow(ctx, t, helloName, n, asked, "distribution", nil); err != nil {
+		if err := follow(ctx, t, helloName, n, asked, goalStep, nil); err != nil {
 			return err
 		}
 	}
@@ -130,7 +130,7 @@ func ensureHello(ctx context.Context, t *tenant.Tenant, n *narrate.Narrator, ssh
 		if j, err := t.Journey(ctx, helloName); err == nil && j.Phase == "running" {
 			return false, nil
 		}
-		return false, follow(ctx, t, helloName, n, asked, "distribution", nil)
+		return false, follow(ctx, t, helloName, n, asked, goalStep, nil)
 	}
 	if !tenant.NotFound(err) {
 		return false, err
@@ -141,7 +141,7 @@ func ensureHello(ctx context.Context, t *tenant.Tenant, n *narrate.Narrator, ssh
 
 // attestLoud judges the VM's evidence and tells the outcome as a step.
 func attestLoud(ctx context.Context, t *tenant.Tenant, n *narrate.Narrator) error {
-	n.Step(time.Now(), "guest-attestation", "started", nil)
+	n.Step(time.Now(), "judged", "started", nil)
 	judged, err := t.Attest(ctx, helloName)
 	if err != nil {
 		return err
@@ -156,8 +156,8 @@ func attestLoud(ctx context.Context, t *tenant.Tenant, n *narrate.Narrator) erro
 			met++
 		}
 	}
-	n.Step(time.Now(), "guest-attestation", state, map[string]string{"verdict": judged.Result.Verdict.String(), "root": string(judged.Result.Root),
-		"checks": fmt.Sprintf("%d of %d met, PCRs as predicted", met, len(judged.Result.Checks))})
+	n.Step(time.Now(), "judged", state, map[string]string{"verdict": judged.Result.Verdict.String(), "root": string(judged.Result.Root),
+		"checks": fmt.Sprintf("%d of %d met", met, len(judged.Result.Checks))})
 	return judged.Err()
 }
 

@@ -10,31 +10,39 @@ import (
 	"time"
 )
 
-// Labels say what each step of the journey means. The order is the journey's.
-var Labels = []struct{ Step, Label string }{
-	{"expect", "expected measurements, from files alone"},
-	{"rules", "rules"},
-	{"placement", "quota and placement"},
-	{"evidence", "evidence of the launch"},
-	{"token", "token from the verifier"},
-	{"guest-state-key", "guest-state key released"},
-	{"vtpm", "vTPM"},
-	{"uefi", "UEFI, Secure Boot"},
-	{"image", "image verified"},
-	{"os-disk", "OS disk encrypted with a key made inside"},
-	{"unlock", "OS disk unlocked by the vTPM, no human"},
-	{"distribution", "distribution up"},
-	{"guest-attestation", "guest attested"},
-	{"restart", "restarted"},
+// step is how a step of the journey is told.
+type step struct {
+	name, label string
+	show        []string // details that a person wants, in order; nil: all
 }
 
-func label(step string) string {
-	for _, l := range Labels {
-		if l.Step == step {
-			return l.Label
+// steps are in the journey's order.
+var steps = []step{
+	{"expect", "expected measurements, from files alone", []string{"launch digest", "host data", "PCR 4", "PCR 7", "PCR 11"}},
+	{"rules", "rules", []string{"size", "image", "encryption"}},
+	{"placement", "quota and placement", []string{"host", "quotaFamily"}},
+	{"evidence", "evidence of the launch", nil},
+	{"token", "token from the verifier", []string{"issuer", "root"}},
+	{"guest-state-key", "guest-state key released", []string{"generation", "operatorTrusted"}},
+	{"vtpm", "vTPM", nil},
+	{"uefi-variables", "UEFI variables", nil},
+	{"uefi", "UEFI, Secure Boot", nil},
+	{"image", "image verified", nil},
+	{"os-disk", "OS disk encrypted with a key made inside", []string{"percent", "encryption", "reason"}},
+	{"unlock", "OS disk unlocked by the vTPM, no human", nil},
+	{"distribution", "distribution up", nil},
+	{"guest-attestation", "guest attested", []string{"issuer", "claim x-cloister-root", "claim secureboot", "claim x-cloister-pcr11", "code", "error"}},
+	{"judged", "evidence judged by this tool", []string{"verdict", "root", "checks"}},
+	{"restart", "restarted", nil},
+}
+
+func find(name string) step {
+	for _, s := range steps {
+		if s.name == name {
+			return s
 		}
 	}
-	return step
+	return step{name: name, label: name}
 }
 
 // Narrator writes steps.
@@ -70,7 +78,7 @@ func (n *Narrator) Step(at time.Time, step, state string, detail map[string]stri
 		if state == "failed" {
 			mark = "✗"
 		}
-		fmt.Fprintf(n.Out, "%s %-42s %8s  %s\n", mark, label(step), took, Details(detail))
+		fmt.Fprintf(n.Out, "%s %-42s %8s  %s\n", mark, find(step).label, took, find(step).details(detail))
 	}
 }
 
@@ -92,12 +100,12 @@ func (n *Narrator) live(step string, detail map[string]string) {
 		return
 	}
 	n.current = step
-	n.draw(step, Details(detail))
+	n.draw(step, find(step).details(detail))
 }
 
 func (n *Narrator) draw(step, text string) {
 	n.clear()
-	line := fmt.Sprintf("… %-42s %s", label(step), text)
+	line := fmt.Sprintf("… %-42s %s", find(step).label, text)
 	if r := []rune(line); len(r) > 100 {
 		line = string(r[:100])
 	}
@@ -113,6 +121,20 @@ func (n *Narrator) clear() {
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", max(d, 0).Seconds()) }
+
+// details prints what is worth telling of a step.
+func (s step) details(detail map[string]string) string {
+	if s.show == nil {
+		return Details(detail)
+	}
+	var parts []string
+	for _, name := range s.show {
+		if value, ok := detail[name]; ok {
+			parts = append(parts, strings.TrimPrefix(name, "claim ")+" "+short(value))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
 
 // Details prints a detail map in a stable order. Long digests are cut: people compare beginnings, programs use -o json.
 func Details(detail map[string]string) string {

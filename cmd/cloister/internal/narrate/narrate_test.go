@@ -12,9 +12,9 @@ func TestPlainLinesHaveNoControlCodes(t *testing.T) {
 	n := Narrator{Out: &out, Now: func() time.Time { return at }}
 	n.Step(at, "token", "started", nil)
 	n.Tick()
-	n.Step(at.Add(1500*time.Millisecond), "token", "done", map[string]string{"root": "software", "kid": strings.Repeat("ab", 32)})
+	n.Step(at.Add(1500*time.Millisecond), "token", "done", map[string]string{"root": "software", "issuer": strings.Repeat("ab", 32), "kid": "x"})
 	n.Step(at, "uefi", "failed", map[string]string{"reason": "refused"})
-	want := "✓ token from the verifier                       1.5 s  kid abababababab…, root software\n✗ UEFI, Secure Boot                                    reason refused\n"
+	want := "✓ token from the verifier                       1.5 s  issuer abababababab…, root software\n✗ UEFI, Secure Boot                                    reason refused\n"
 	if out.String() != want {
 		t.Errorf("got\n%q\nwant\n%q", out.String(), want)
 	}
