@@ -48,6 +48,9 @@ func Start(s Spec) (Handle, error) {
 	if s.UID != 0 {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: s.UID, Gid: s.GID}
 	}
+	if err := keepToMyself(); err != nil {
+		return Handle{}, fmt.Errorf("starting %s: %w", s.Name, err)
+	}
 	if err := cmd.Start(); err != nil {
 		return Handle{}, fmt.Errorf("starting %s: %w", s.Name, err)
 	}
@@ -58,6 +61,16 @@ func Start(s Spec) (Handle, error) {
 		return Handle{}, fmt.Errorf("starting %s: it ended at once; see %s", s.Name, s.Log)
 	}
 	return h, nil
+}
+
+// keepToMyself marks every descriptor beyond the standard ones to be closed in children. What this program opened is
+// marked already; what it was given by its own parent (a lock file, say) is not, and a child that lives for long would
+// hold it.
+func keepToMyself() error {
+	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("inherited descriptors: %w", err)
+	}
+	return nil
 }
 
 // environment passes on only what a child may need: no secrets of the agent travel this way.

@@ -3,9 +3,13 @@ package process
 import (
 	"context"
 	"errors"
+	"io"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func start(t *testing.T, args ...string) Handle {
@@ -60,5 +64,25 @@ func TestWaitObeysTheContext(t *testing.T) {
 func TestStartNamesWhatIsMissing(t *testing.T) {
 	if _, err := Start(Spec{Path: "/nonexistent", Name: "x", Log: filepath.Join(t.TempDir(), "log")}); err == nil {
 		t.Error("started nothing without an error")
+	}
+}
+
+func TestChildrenDoNotInheritDescriptors(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	inherited, err := unix.Dup(int(w.Fd())) // not marked, as if this process had been started with it
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	start(t, "600")
+	if err := unix.Close(inherited); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := r.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) { // blocks while a child holds the other end
+		t.Errorf("read %d, %v", n, err)
 	}
 }
