@@ -60,7 +60,6 @@ type env struct {
 	arm    *httptest.Server
 	agents *httptest.Server
 	keys   *fakeKeys
-	roles  roles.List
 }
 
 type option func(*compute.Config, *compute.Deps)

@@ -21,6 +21,7 @@ func sealReply(token string, to *rsa.PublicKey) (string, error) {
 			return "", err
 		}
 	}
+	//lint:ignore SA1019 the protocol of the guest attestation client fixes this padding
 	wrapped, err := rsa.EncryptPKCS1v15(rand.Reader, to, key)
 	if err != nil {
 		return "", err
