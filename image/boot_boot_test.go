@@ -37,11 +37,13 @@ func boot(t *testing.T, img, vars string, ends ...string) string {
 		t.Fatalf("swtpm (package swtpm): %v", err)
 	}
 	defer func() { cancel(); _ = tpm.Wait() }()
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
 	for ctx.Err() == nil { // QEMU does not wait for the socket
 		if _, err := os.Stat(dir + "/tpm.sock"); err == nil {
 			break
 		}
-		time.Sleep(time.Millisecond)
+		<-again.C
 	}
 	start := time.Now()
 	q := exec.CommandContext(ctx, "qemu-system-x86_64", "-nodefaults", "-machine", "q35,smm=on", "-accel", "tcg", "-cpu", "EPYC", "-smp", "1", "-m", "512",

@@ -343,7 +343,7 @@ func TestJourney(t *testing.T) {
 			steps = append(steps, e.Step)
 		}
 	}
-	if got := strings.Join(steps, " "); got != "evidence token guest-state-key vtpm uefi" {
+	if got := strings.Join(steps, " "); got != "evidence token guest-state-key vtpm uefi-variables" {
 		t.Errorf("steps %q", got)
 	}
 	for _, name := range []string{client.TPMSocket, client.VarsSocket, client.ControlSocket} {

@@ -101,7 +101,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("steps %s, want %s", got, want)
 	}
 	d := h.events[len(h.events)-1].Detail
-	if d["pcr7"] != "01"+strings.Repeat("0", 62) || d["claim x-cloister-root"] != "software" || d["sshHostKeySHA256"] != "SHA256:x" || d["claim nested"] != "" {
+	if d["pcr7"] != "01"+strings.Repeat("0", 62) || d["claim x-cloister-root"] != "software" || d["sshHostKeySHA256"] != bundle.Fingerprint([]byte("x")) || d["claim nested"] != "" {
 		t.Errorf("detail %v", d)
 	}
 	for _, v := range d {
