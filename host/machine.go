@@ -33,6 +33,7 @@ type machine struct {
 	rec      record
 	phase    string
 	power    api.Power // reached
+	acted    uint64    // generation of the spec that phase and failure answer to
 	dropped  bool      // the control plane knows the VM no more
 	session  *session  // running, or nil
 	attempts int       // starts since the VM last came up
@@ -78,7 +79,7 @@ func (m *machine) nudge() {
 func (m *machine) status() api.VMStatus {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := api.VMStatus{VMID: m.id, Generation: m.rec.Spec.Generation, RestartCount: m.rec.RestartCount, Phase: m.phase, Power: m.power, Failure: m.rec.Failure}
+	s := api.VMStatus{VMID: m.id, Generation: m.acted, RestartCount: m.rec.RestartCount, Phase: m.phase, Power: m.power, Failure: m.rec.Failure}
 	if m.rec.Session != nil {
 		s.Notes = m.rec.Session.Notes
 		if m.rec.Session.SSHPort != 0 {
@@ -140,6 +141,7 @@ func (m *machine) current() *session {
 // reconcile does one step towards what should be. It returns after how long to try again (0: when something
 // changes) and whether the VM is gone for good.
 func (m *machine) reconcile(ctx context.Context) (again time.Duration, gone bool) {
+	defer func(generation uint64) { m.answers(generation) }(m.spec().Generation)
 	m.mu.Lock()
 	spec, dropped, restarts, halted := m.rec.Spec, m.dropped, m.rec.RestartCount, m.rec.Halt.holds(m.rec.Spec)
 	s := m.session
@@ -189,6 +191,17 @@ func (m *machine) reconcile(ctx context.Context) (again time.Duration, gone bool
 	return 0, false
 }
 
+// answers says that phase and failure are now those of a generation of the spec.
+func (m *machine) answers(generation uint64) {
+	m.mu.Lock()
+	changed := m.acted != generation
+	m.acted = generation
+	m.mu.Unlock()
+	if changed {
+		m.agent.wakeReporter()
+	}
+}
+
 func (m *machine) failure() *evidence.Refusal {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -215,6 +228,7 @@ func (m *machine) begin(ctx context.Context, spec api.VMSpec) time.Duration {
 	m.rec.Failure, m.rec.Halt = nil, nil
 	restarted := spec.RestartCount > m.rec.RestartCount
 	m.rec.RestartCount = spec.RestartCount
+	m.acted = spec.Generation
 	m.mu.Unlock()
 	m.set(api.PhasePreparing, "")
 	err := m.start(ctx, spec)

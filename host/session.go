@@ -221,7 +221,8 @@ func (m *machine) endQEMU(ctx context.Context, s *session, h process.Handle, l l
 		}
 		return h.Wait(ctx) == nil
 	}
-	if orderly && try("system_powerdown", shutdownGrace) {
+	// Before the distribution is up nobody listens to the power button.
+	if orderly && m.runningPhase() == api.PhaseRunning && try("system_powerdown", shutdownGrace) {
 		return nil
 	}
 	if try("quit", quitGrace) {

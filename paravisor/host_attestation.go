@@ -80,7 +80,7 @@ func (s *Session) checkToken(host *hostAttested, in *input, nonce string) (*toke
 	if got, want := text(t, "x-ms-sevsnpvm-hostdata"), hex.EncodeToString(in.digest[:]); got != want {
 		return nil, evidence.Refuse(evidence.CodeBinding, "x-ms-sevsnpvm-hostdata", got, want).By("the digest of the init data")
 	}
-	if got := text(t, "nonce"); got != nonce {
+	if got := text(t, "nonce"); subtle.ConstantTimeCompare([]byte(got), []byte(nonce)) != 1 {
 		return nil, evidence.Refuse(evidence.CodeBinding, "nonce", fmt.Sprintf("%.80q", got), nonce).By("a token made for this question")
 	}
 	if root := text(t, "x-cloister-root"); root == "" {

@@ -79,6 +79,9 @@ func (s *Service) journey(ctx context.Context, r *arm.Request) (*arm.Response, e
 		VCPUs: v.VCPUs, MemoryMiB: v.MemoryMiB, CPUModel: v.CPUModel, ImageDigest: v.Image.Digest, Events: []api.Event{}}
 	if seen != nil {
 		out.Phase, out.SSHEndpoint, out.Failure, out.RestartCount = seen.Phase, seen.SSHEndpoint, seen.Failure, seen.RestartCount
+		if seen.Generation < v.Generation && out.Phase == api.PhaseFailed {
+			out.Phase, out.Failure = api.PhasePending, nil // that was the last attempt; the next is asked for
+		}
 	}
 	j, err := s.Journeys.Get(ctx, v.VMID)
 	if err == nil {

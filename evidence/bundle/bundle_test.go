@@ -326,6 +326,7 @@ func TestAppraiseRefuses(t *testing.T) {
 			b.Quote, b.Signature = q, v.sign(q)
 		}, "quote"},
 		{"TPM-09 a random signature", func(b *bundle.Bundle, _ *bundle.Expect) { b.Signature = make([]byte, 256) }, "quote"},
+		{"TPM-11 PCR values with no quote", func(b *bundle.Bundle, _ *bundle.Expect) { b.Quote, b.Signature = nil, nil }, "quote"},
 		{"TPM-13 a PCR that nothing was measured into", func(b *bundle.Bundle, _ *bundle.Expect) {
 			var log []logEvent
 			for _, e := range v.log {

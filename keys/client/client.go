@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rsa"
+	"crypto/subtle"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -117,7 +118,7 @@ func (c *Client) Open(ctx context.Context, r OpenRequest) (*Opened, error) {
 		return nil, err
 	}
 	switch {
-	case a.Request.Nonce != r.Nonce:
+	case !same(a.Request.Nonce, r.Nonce):
 		return nil, mismatch("request.nonce", a.Request.Nonce, r.Nonce)
 	case a.Request.Enc != enc:
 		return nil, mismatch("request.enc", a.Request.Enc, enc)
@@ -147,6 +148,9 @@ func (c *Client) Confirm(ctx context.Context, r ConfirmRequest) error {
 	return s.about(r.VMID, r.Generation, r.Session, r.Nonce)
 }
 
+// same compares in constant time what must not be guessed step by step.
+func same(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
+
 // about compares an answer with the question. An empty nonce or session is refused: it would match old answers.
 func (s *GuestState) about(vmID string, generation uint64, session, nonce string) error {
 	switch {
@@ -154,9 +158,9 @@ func (s *GuestState) about(vmID string, generation uint64, session, nonce string
 		return mismatch("vmId", s.VMID, vmID)
 	case s.Generation != generation:
 		return mismatch("generation", fmt.Sprint(s.Generation), fmt.Sprint(generation))
-	case s.Session != session || session == "":
+	case !same(s.Session, session) || session == "":
 		return mismatch("session", "another session", "the session that asked")
-	case s.Nonce != nonce || nonce == "":
+	case !same(s.Nonce, nonce) || nonce == "":
 		return mismatch("nonce", s.Nonce, nonce+" (not empty)")
 	}
 	return nil
