@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -48,7 +49,7 @@ type usageError struct{ error }
 func status(err error) int {
 	var usage usageError
 	switch code := evidence.CodeOf(err); {
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "required flag"): // cobra has no type for it
 		return exitUsage
 	case code == evidence.CodeUnavailable:
 		return exitUndecided
@@ -73,6 +74,8 @@ software root, which protects from nothing on its own host.`,
   cloister vm attest web           judge what the VM proves of itself`,
 		SilenceUsage: true, SilenceErrors: true,
 		Args: noArgs,
+		// Without something to run, cobra would show help for a misspelt command too, as if all was well.
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().String("state", "", "state folder (default $CLOISTER_STATE, else the XDG state directory)")
@@ -91,11 +94,14 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// checkArgs makes cobra's complaints about arguments usage errors, everywhere.
+// checkArgs makes cobra's complaints about arguments and missing flags usage errors, everywhere.
 func checkArgs(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(cmd *cobra.Command, args []string) error {
 			if err := check(cmd, args); err != nil {
+				return usageError{err}
+			}
+			if err := cmd.ValidateRequiredFlags(); err != nil {
 				return usageError{err}
 			}
 			return nil

@@ -15,6 +15,7 @@ import (
 
 	"cloister.dev/cloister/cmd/cloister/internal/doctor"
 	"cloister.dev/cloister/cmd/cloister/internal/install"
+	"cloister.dev/cloister/cmd/cloister/internal/platform"
 	"cloister.dev/cloister/cmd/cloister/internal/supervise"
 )
 
@@ -34,6 +35,20 @@ func installation(cmd *cobra.Command) (*install.Installation, error) {
 		return nil, err
 	}
 	return install.Open(state, filepath.Dir(self), time.Now)
+}
+
+// existing is installation for commands that must not make one. It wraps platform.ErrNotUp when there is none.
+func existing(cmd *cobra.Command) (*install.Installation, error) {
+	state, err := stateDir(cmd)
+	if err != nil {
+		return nil, err
+	}
+	if there, err := install.Exists(state); err != nil {
+		return nil, err
+	} else if !there {
+		return nil, fmt.Errorf("%s: %w", state, platform.ErrNotUp)
+	}
+	return installation(cmd)
 }
 
 func newUp() *cobra.Command {
@@ -158,7 +173,11 @@ func newDown() *cobra.Command {
 		Use: "down", Short: "End the platform and its VMs", Long: "End what \"up\" started and the VMs it runs, and nothing else. State is kept: the next \"up\" goes on.",
 		Args: cobra.NoArgs, Example: "  cloister down",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			i, err := installation(cmd)
+			i, err := existing(cmd)
+			if errors.Is(err, platform.ErrNotUp) {
+				fmt.Fprintln(cmd.OutOrStdout(), "nothing to end: no installation here")
+				return nil
+			}
 			if err != nil {
 				return err
 			}
@@ -207,7 +226,7 @@ func newStatus() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			i, err := installation(cmd)
+			i, err := existing(cmd)
 			if err != nil {
 				return err
 			}

@@ -81,6 +81,15 @@ type Installation struct {
 	pki      *pki
 }
 
+// Exists tells whether a folder holds an installation, and makes none.
+func Exists(dir string) (bool, error) {
+	_, err := os.Stat(filepath.Join(dir, "installation.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // Open sets up what can be set up before any service runs.
 func Open(dir, programs string, now func() time.Time) (*Installation, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
