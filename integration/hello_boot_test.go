@@ -19,7 +19,7 @@ import (
 // build on each other.
 func TestHello(t *testing.T) {
 	s := newSystem(t)
-	s.run("image", "build")
+	s.image()
 	s.run("up")
 
 	t.Run("the installation is ready for Azure's clients", s.sub(testInstallation))
