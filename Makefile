@@ -6,7 +6,7 @@ export CGO_ENABLED ?= 1
 PROGRAMS := cloister cloister-attest cloister-keys cloister-paravisor cloister-softchip cloister-forward
 STAMP := -trimpath -ldflags '-s -w'
 
-.PHONY: help setup build run stop test lint unit boot bench clean
+.PHONY: help setup build run stop test lint unit crash boot bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -25,17 +25,22 @@ run: setup build ## start the platform, create the confidential VM "hello" and t
 stop: ## end the platform and its VMs
 	@if [ -x bin/cloister ]; then bin/cloister down; else echo "nothing was built, so nothing runs"; fi
 
-test: setup lint unit boot ## everything that continuous integration runs
+test: setup lint unit crash boot ## everything that continuous integration runs
 
 lint: ## formatting, vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt"; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags boot,failpoints ./...
 	$(GO) tool -modfile=tools/go.mod staticcheck ./...
 
 unit: ## unit and integration tests, with the race detector
 	$(GO) test -race -timeout 15m ./...
 
+crash: ## kill each service at each durable write, and start it again
+	$(GO) test -tags failpoints -count 1 -timeout 15m -run 'CP09|Killed|CrashAt' ./compute ./keys ./paravisor
+
 boot: build ## whole virtual machines, one at a time
+	$(GO) test -tags boot -count 1 -timeout 10m -p 1 -run 'TestFirmwareBoots|TestBootSmoke' ./paravisor ./image
 	$(GO) test -tags boot -count 1 -timeout 60m -v -p 1 ./integration/...
 
 bench: build ## measure; prints a table and writes bench.json
