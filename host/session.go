@@ -160,7 +160,14 @@ func (m *machine) end(ctx context.Context, orderly bool) error {
 	s := m.session
 	m.mu.Unlock()
 	l := m.layout()
-	if rec != nil && rec.QEMU.Alive() {
+	switch {
+	case rec == nil || !rec.QEMU.Alive():
+	case !rec.Paravisor.Alive():
+		// QEMU waits for its vTPM and variables, which are gone, and answers nothing meanwhile.
+		if err := rec.QEMU.Stop(ctx, 0); err != nil {
+			return err
+		}
+	default:
 		if err := m.endQEMU(ctx, s, rec.QEMU, l, orderly); err != nil {
 			return err
 		}

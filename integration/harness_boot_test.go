@@ -189,7 +189,20 @@ func (s *system) awaitStep(vm string, from time.Time, step, state string) event 
 // handles reads the VM's processes from the agent's record.
 func (s *system) handles(vmID string) (paravisor, qemu process.Handle) {
 	s.t.Helper()
+	paravisor, qemu, ok := s.session(vmID)
+	if !ok {
+		s.t.Fatal("the VM has no session")
+	}
+	return paravisor, qemu
+}
+
+// session is handles for a VM that may not run.
+func (s *system) session(vmID string) (paravisor, qemu process.Handle, ok bool) {
+	s.t.Helper()
 	raw, err := os.ReadFile(filepath.Join(s.state, "host", "vms", vmID, "vm.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return paravisor, qemu, false
+	}
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -200,9 +213,9 @@ func (s *system) handles(vmID string) (paravisor, qemu process.Handle) {
 		s.t.Fatal(err)
 	}
 	if r.Session == nil {
-		s.t.Fatal("the VM has no session")
+		return paravisor, qemu, false
 	}
-	return r.Session.Paravisor, r.Session.QEMU
+	return r.Session.Paravisor, r.Session.QEMU, true
 }
 
 // service finds a service's process.
