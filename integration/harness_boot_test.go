@@ -19,11 +19,10 @@ import (
 
 // system is one installation, used through the command line as its users do.
 type system struct {
-	t       *testing.T
-	bin     string
-	state   string
-	env     []string
-	started time.Time
+	t     *testing.T
+	bin   string
+	state string
+	env   []string
 }
 
 func newSystem(t *testing.T) *system {
