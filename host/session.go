@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -316,18 +317,19 @@ func (m *machine) watchConsole(ctx context.Context, s *session, path string, off
 	defer f.Close()
 	var console qemu.Console
 	buf := make([]byte, 64<<10)
+	lines := offset // end of the last whole line: an agent that takes over reads a line that was cut off anew
 	for {
 		n, err := f.ReadAt(buf, offset)
 		if n > 0 {
-			offset += int64(n)
-			m.mu.Lock()
-			if m.rec.Session != nil {
-				m.rec.Session.ConsoleOffset = offset // written with the next record
+			if end := bytes.LastIndexByte(buf[:n], '\n'); end >= 0 {
+				lines = offset + int64(end) + 1
 			}
-			m.mu.Unlock()
-			for _, found := range console.Feed(buf[:n]) {
+			offset += int64(n)
+			findings := console.Feed(buf[:n])
+			for _, found := range findings {
 				m.found(s, found)
 			}
+			m.consoleRead(lines, len(findings) > 0)
 			continue
 		}
 		if err != nil && ctx.Err() == nil && s.over() {
@@ -336,6 +338,24 @@ func (m *machine) watchConsole(ctx context.Context, s *session, path string, off
 		if !sleep(ctx, 100*time.Millisecond) {
 			return
 		}
+	}
+}
+
+// consoleRead keeps how far the console was read. It is written at once when something was found there, so that an
+// agent that takes over does not tell of it again; after other text it is written with the next record.
+func (m *machine) consoleRead(offset int64, now bool) {
+	m.mu.Lock()
+	if m.rec.Session == nil {
+		m.mu.Unlock()
+		return
+	}
+	m.rec.Session.ConsoleOffset = offset
+	m.mu.Unlock()
+	if !now {
+		return
+	}
+	if err := m.save(); err != nil {
+		m.log.Error("the VM's record was not written", "error", err)
 	}
 }
 
