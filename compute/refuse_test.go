@@ -552,7 +552,11 @@ func TestInitDataMadeByCompute(t *testing.T) {
 	t.Run("accepted without a persisted TPM, and marked", func(t *testing.T) {
 		e := newEnv(t, func(_ *compute.Config, d *compute.Deps) { d.Maker = nil })
 		p := e.join(8)
-		_, out, h := e.call("PUT", webURL, e.body(e.nic("n"), with("properties.userData", nil), with("properties.osProfile", osProfile),
+		p.facts.TEEs = []string{"snp", "tdx"} // the mode is an option of TDX sizes
+		if err := p.report(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_, out, h := e.call("PUT", webURL, e.body(e.nic("n"), with("properties.userData", nil), with("properties.osProfile", osProfile), with("properties.hardwareProfile.vmSize", "Standard_DC2es_v5"),
 			with("properties.storageProfile.osDisk.managedDisk.securityProfile.securityEncryptionType", "NonPersistedTPM")))
 		if s, out2 := e.wait(h); s != "Succeeded" {
 			t.Fatal(out, out2)

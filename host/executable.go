@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,6 +22,9 @@ func reachable(program, runDir string) (string, error) {
 	}
 	for _, dir := range []string{filepath.Join(runDir, "bin"), filepath.Join("/var/lib/cloister", filepath.Base(runDir))} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return "", err
+		}
+		if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask says
 			return "", err
 		}
 		var fs unix.Statfs_t
@@ -63,7 +67,7 @@ func install(from, to string) error {
 		dst.Close()
 		return err
 	}
-	if err := dst.Close(); err != nil {
+	if err := errors.Join(dst.Chmod(0o755), dst.Close()); err != nil {
 		return err
 	}
 	return os.Rename(to+".part", to)

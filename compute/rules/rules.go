@@ -110,7 +110,7 @@ func Check(vm VM, in Installation) []Violation {
 	size, known := catalog.Lookup(vm.Size)
 	r.place(vm, in)
 	r.size(vm, size, known, in)
-	r.security(vm, known)
+	r.security(vm, size, known)
 	r.disk(vm)
 	r.image(vm, size, known)
 	r.network(vm, size, known)
@@ -151,7 +151,10 @@ func (r *report) size(vm VM, size catalog.Size, known bool, in Installation) {
 	}
 }
 
-func (r *report) security(vm VM, sizeKnown bool) {
+func (r *report) security(vm VM, size catalog.Size, sizeKnown bool) {
+	if sizeKnown && vm.Encryption == NonPersistedTPM && size.TEE != catalog.TDX {
+		r.add("InvalidParameter", "properties.storageProfile.osDisk.managedDisk.securityProfile.securityEncryptionType", "%s is an option of Intel TDX sizes; %s has AMD SEV-SNP.", NonPersistedTPM, size.Name)
+	}
 	const profile = "properties.securityProfile."
 	confidential := vm.SecurityType == ConfidentialVM
 	if vm.SecurityType == "" && sizeKnown {

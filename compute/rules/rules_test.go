@@ -32,7 +32,9 @@ func TestRules(t *testing.T) {
 		{"accepted: guest state only, without secure boot", func(v *VM, _ *Installation) {
 			v.Encryption, v.SecureBoot, v.Init.Encryption = GuestStateOnly, no(), GuestStateOnly
 		}, nil, ""},
-		{"accepted: no persisted TPM, no init data", func(v *VM, _ *Installation) { v.Encryption, v.Init = NonPersistedTPM, nil }, nil, ""},
+		{"accepted: no persisted TPM on a TDX size, no init data", func(v *VM, in *Installation) {
+			v.Size, v.Image.TEEs, in.TEEs, v.Encryption, v.Init = "Standard_DC2es_v5", []string{"tdx"}, []string{"tdx"}, NonPersistedTPM, nil
+		}, nil, ""},
 		{"accepted: no init data where compute may make keys", func(v *VM, in *Installation) { v.Init, in.CanMakeKey = nil, true }, nil, ""},
 		{"accepted: another case of the computer name", func(v *VM, _ *Installation) { v.OS.ComputerName = "WEB" }, nil, ""},
 
@@ -49,6 +51,7 @@ func TestRules(t *testing.T) {
 			v.SecurityType, v.Encryption, v.Init = "TrustedLaunch", "", nil
 		}, []string{"properties.securityProfile.securityType"}, "InvalidParameter"},
 		{"CP-01 encryption without confidential VM", func(v *VM, _ *Installation) { v.SecurityType = "Standard" }, []string{"properties.securityProfile.securityType", "properties.storageProfile.osDisk.managedDisk.securityProfile"}, "InvalidParameter"},
+		{"CP-01 no persisted TPM on an SNP size", func(v *VM, _ *Installation) { v.Encryption, v.Init = NonPersistedTPM, nil }, []string{"properties.storageProfile.osDisk.managedDisk.securityProfile.securityEncryptionType"}, "InvalidParameter"},
 		{"no encryption mode", func(v *VM, _ *Installation) { v.Encryption, v.Init.Encryption = "", "" }, []string{"properties.storageProfile.osDisk.managedDisk.securityProfile.securityEncryptionType"}, "InvalidParameter"},
 		{"CP-01 full disk without vTPM", func(v *VM, _ *Installation) { v.VTPM = no() }, []string{"properties.securityProfile.uefiSettings.vTpmEnabled"}, "InvalidParameter"},
 		{"CP-01 vTPM not given", func(v *VM, _ *Installation) { v.VTPM = nil }, []string{"properties.securityProfile.uefiSettings.vTpmEnabled"}, "InvalidParameter"},

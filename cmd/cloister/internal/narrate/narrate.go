@@ -78,7 +78,11 @@ func (n *Narrator) Step(at time.Time, step, state string, detail map[string]stri
 		if state == "failed" {
 			mark = "✗"
 		}
-		fmt.Fprintf(n.Out, "%s %-42s %8s  %s\n", mark, find(step).label, took, find(step).details(detail))
+		label := find(step).label
+		if step == "os-disk" && strings.HasPrefix(detail["encryption"], "none") {
+			label = "OS disk copied, not encrypted"
+		}
+		fmt.Fprintf(n.Out, "%s %-42s %8s  %s\n", mark, label, took, find(step).details(detail))
 	}
 }
 

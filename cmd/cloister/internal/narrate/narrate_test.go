@@ -34,3 +34,14 @@ func TestLiveLineIsOverwritten(t *testing.T) {
 		t.Errorf("the end did not overwrite the live line: %q", out.String())
 	}
 }
+
+func TestAPlainDiskIsNotCalledEncrypted(t *testing.T) {
+	var out strings.Builder
+	n := Narrator{Out: &out, Now: time.Now}
+	n.Step(time.Now(), "os-disk", "done", map[string]string{"encryption": "luks2"})
+	n.Step(time.Now(), "os-disk", "done", map[string]string{"encryption": "none in the VM"})
+	lines := strings.Split(out.String(), "\n")
+	if !strings.Contains(lines[0], "encrypted with a key made inside") || !strings.Contains(lines[1], "not encrypted") {
+		t.Errorf("got %q", lines)
+	}
+}
