@@ -25,6 +25,9 @@ const (
 	paravisorGrace = 15 * time.Second
 )
 
+// maxResets is how often a guest may reset itself before its distribution is up: more would be for ever.
+const maxResets = 3
+
 // session is one run of a VM as the agent that watches it sees it. Its processes outlive the agent; this does not.
 type session struct {
 	paravisor process.Handle
@@ -245,7 +248,7 @@ func (m *machine) afterEnd(ctx context.Context, s *session) {
 	reason, boot := s.reason, s.bootKO
 	s.mu.Unlock()
 	m.mu.Lock()
-	up := m.rec.Session != nil && m.rec.Session.Up
+	up, attempts := m.rec.Session != nil && m.rec.Session.Up, m.attempts
 	m.mu.Unlock()
 	if err := m.end(ctx, false); err != nil {
 		m.log.Error("clearing up after the VM's end failed", "error", err)
@@ -264,6 +267,8 @@ func (m *machine) afterEnd(ctx context.Context, s *session) {
 		}
 	case reason == "guest-shutdown":
 		m.fail(evidence.Refuse(evidence.CodeBoot, "boot", "the guest turned itself off before its distribution was up", "a booted distribution; see the console"), true)
+	case reason == "guest-reset" && !up && attempts >= maxResets:
+		m.fail(evidence.Refuse(evidence.CodeBoot, "boot", fmt.Sprintf("%d resets before the distribution was up", attempts), "a booted distribution; see the console"), true)
 	case reason == "guest-reset":
 		m.log.Info("the guest asked for a reset; starting it anew")
 	default:

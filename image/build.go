@@ -126,6 +126,9 @@ func build(ctx context.Context, o BuildOptions) (*Manifest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the guest program: %w", err)
 	}
+	if err := static(guest); err != nil {
+		return nil, err
+	}
 	stub, err := os.ReadFile(o.Stub)
 	if err != nil {
 		return nil, fmt.Errorf("reading the stub (package systemd-boot-efi): %w", err)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -32,7 +34,11 @@ Exit status 3 when it is refused, 4 when it can't be had.`,
 			if err != nil {
 				return err
 			}
-			j, err := t.Attest(cmd.Context(), args[0])
+			nonce, err := challenge(cmd)
+			if err != nil {
+				return err
+			}
+			j, err := t.AttestUnder(cmd.Context(), args[0], nonce)
 			if err != nil {
 				return err
 			}
@@ -48,8 +54,49 @@ Exit status 3 when it is refused, 4 when it can't be had.`,
 		},
 	}
 	cmd.Flags().String("evidence-out", "", "also write the evidence bundle to a file")
+	cmd.Flags().String("nonce", "", "challenge, base64 of 16 to 64 bytes (default: a fresh one)")
 	addOutput(cmd)
 	return cmd
+}
+
+// Sizes of a challenge, in bytes: fewer can be guessed, more are not taken.
+const minChallenge, maxChallenge, freshChallenge = 16, 64, 32
+
+// challenge reads --nonce, or makes one.
+func challenge(cmd *cobra.Command) ([]byte, error) {
+	text, err := cmd.Flags().GetString("nonce")
+	if err != nil {
+		return nil, err
+	}
+	if text == "" {
+		nonce := make([]byte, freshChallenge)
+		_, err := rand.Read(nonce)
+		return nonce, err
+	}
+	nonce, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || len(nonce) < minChallenge || len(nonce) > maxChallenge {
+		return nil, usageError{fmt.Errorf("--nonce: want base64 of %d to %d bytes", minChallenge, maxChallenge)}
+	}
+	return nonce, nil
+}
+
+func newVMInitData() *cobra.Command {
+	return &cobra.Command{
+		Use: "init-data NAME", Short: "Print the exact init data that a VM was asked for with", Args: cobra.ExactArgs(1),
+		Example: "  cloister vm init-data web > web.json && cloister launch expect --init-data web.json > web.expect.json",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			t, err := tenantOf(cmd)
+			if err != nil {
+				return err
+			}
+			raw, err := t.InitData(args[0])
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(raw)
+			return err
+		},
+	}
 }
 
 func printResult(out io.Writer, format string, r bundle.Result) error {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/base64"
 	"fmt"
 	"os"
 	"time"
@@ -88,13 +87,9 @@ func newAttest() *cobra.Command {
 					return usageError{fmt.Errorf("--%s: %w", flag, err)}
 				}
 			}
-			text, err := cmd.Flags().GetString("nonce")
+			nonce, err := challenge(cmd)
 			if err != nil {
 				return err
-			}
-			nonce, err := base64.StdEncoding.DecodeString(text)
-			if err != nil {
-				return usageError{fmt.Errorf("--nonce: %w", err)}
 			}
 			trust, err := trustOf(cmd)
 			if err != nil {

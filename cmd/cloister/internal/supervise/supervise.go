@@ -188,7 +188,7 @@ func (s *Supervisor) Status(ctx context.Context, services []Service) ([]Status, 
 	out := make([]Status, 0, len(services))
 	for _, svc := range services {
 		h := st[svc.Name]
-		one := Status{Name: svc.Name, Running: h.Alive(), Address: strings.TrimSuffix(svc.Health, "/healthz")}
+		one := Status{Name: svc.Name, Running: h.Alive(), Address: strings.TrimSuffix(strings.TrimSuffix(svc.Health, "/healthz"), ":")}
 		if one.Running {
 			one.PID, one.MemoryMiB = h.PID, memoryMiB(h.PID)
 			one.Answers = s.healthy(ctx, svc) == nil

@@ -33,12 +33,17 @@ func (j *Judged) Err() error {
 
 // Attest asks a VM for evidence under a fresh challenge and judges it by what was computed when the VM was created.
 func (t *Tenant) Attest(ctx context.Context, vm string) (*Judged, error) {
-	expected, vmID, err := t.Recall(vm)
-	if err != nil {
-		return nil, err
-	}
 	nonce := make([]byte, nonceSize)
 	if _, err := rand.Read(nonce); err != nil {
+		return nil, err
+	}
+	return t.AttestUnder(ctx, vm, nonce)
+}
+
+// AttestUnder is Attest under a challenge of the caller's, for evidence that somebody else will judge.
+func (t *Tenant) AttestUnder(ctx context.Context, vm string, nonce []byte) (*Judged, error) {
+	expected, vmID, err := t.Recall(vm)
+	if err != nil {
 		return nil, err
 	}
 	raw, err := t.Evidence(ctx, vm, nonce)

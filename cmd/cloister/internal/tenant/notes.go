@@ -42,18 +42,35 @@ func (t *Tenant) remember(p *Prepared) error {
 	return os.Rename(path+".part", path)
 }
 
-// Recall computes again what a VM's evidence must say, from the tenant's own note and files.
-func (t *Tenant) Recall(vm string) (*Expected, string, error) {
+func (t *Tenant) note(vm string) (*note, error) {
 	raw, err := os.ReadFile(t.notePath(vm))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, "", evidence.Refuse(evidence.CodeUnavailable, "expectations of VM "+vm, "no note of it here", "a VM that was created from this machine")
+		return nil, evidence.Refuse(evidence.CodeUnavailable, "expectations of VM "+vm, "no note of it here", "a VM that was created from this machine")
 	}
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	var n note
 	if err := json.Unmarshal(raw, &n); err != nil {
-		return nil, "", fmt.Errorf("%s: %w", t.notePath(vm), err)
+		return nil, fmt.Errorf("%s: %w", t.notePath(vm), err)
+	}
+	return &n, nil
+}
+
+// InitData are the exact bytes that a VM was asked for with.
+func (t *Tenant) InitData(vm string) ([]byte, error) {
+	n, err := t.note(vm)
+	if err != nil {
+		return nil, err
+	}
+	return n.InitData, nil
+}
+
+// Recall computes again what a VM's evidence must say, from the tenant's own note and files.
+func (t *Tenant) Recall(vm string) (*Expected, string, error) {
+	n, err := t.note(vm)
+	if err != nil {
+		return nil, "", err
 	}
 	e, err := Expect(t.Conn.Trust, n.Size, n.Image, n.InitData)
 	if err != nil {
