@@ -148,12 +148,18 @@ func testEvidence(s *system) {
 	if out, _ := s.try("vm", "metadata", "hello", "--path", "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"); strings.Contains(out, "access_token") {
 		s.t.Error("metadata gave an identity token to the tool")
 	}
-	// A bundle that answered another challenge is refused, whoever made it.
-	trust := filepath.Join(s.state, "init.json")
-	if err := os.WriteFile(trust, []byte("{}"), 0o600); err != nil {
+	// Somebody else judges, with a challenge of its own and files alone; under another challenge the answer is no.
+	const mine, other = "AAECAwQFBgcICQoLDA0ODw==", "DwECAwQFBgcICQoLDA0ODw=="
+	s.run("vm", "attest", "hello", "--nonce", mine, "--evidence-out", bundle)
+	init, expect := filepath.Join(s.state, "init.json"), filepath.Join(s.state, "expect.json")
+	if err := os.WriteFile(init, []byte(s.run("vm", "init-data", "hello")), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	s.refused(2, "nonce", "attest", "verify", "--evidence", bundle, "--expect", trust)
+	if err := os.WriteFile(expect, []byte(s.run("launch", "expect", "--init-data", init)), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	s.run("attest", "verify", "--evidence", bundle, "--expect", expect, "--nonce", mine)
+	s.refused(3, "nonce", "attest", "verify", "--evidence", bundle, "--expect", expect, "--nonce", other)
 }
 
 // inVM runs a command in the VM, over a connection to the attested host key.
