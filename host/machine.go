@@ -99,6 +99,22 @@ func (m *machine) set(phase string, power api.Power) {
 	}
 }
 
+// setRunning is set for a VM whose processors run: whether its distribution is up is read under the same lock, so that
+// a guest that comes up at this moment is not missed.
+func (m *machine) setRunning() {
+	m.mu.Lock()
+	phase := api.PhaseBooting
+	if m.rec.Session != nil && m.rec.Session.Up {
+		phase = api.PhaseRunning
+	}
+	changed := m.phase != phase || m.power != api.PowerRunning
+	m.phase, m.power = phase, api.PowerRunning
+	m.mu.Unlock()
+	if changed {
+		m.agent.wakeReporter()
+	}
+}
+
 // save writes the record; the caller holds no lock.
 func (m *machine) save() error {
 	m.mu.Lock()
@@ -178,7 +194,7 @@ func (m *machine) reconcile(ctx context.Context) (again time.Duration, gone bool
 		}
 		return time.Millisecond, false
 	case s != nil:
-		m.set(m.runningPhase(), api.PowerRunning)
+		m.setRunning()
 	case halted:
 		if m.failure() != nil {
 			m.set(api.PhaseFailed, "")
@@ -236,7 +252,7 @@ func (m *machine) begin(ctx context.Context, spec api.VMSpec) time.Duration {
 		if restarted {
 			m.agent.tell(m.id, "restart", api.StepDone, nil)
 		}
-		m.set(api.PhaseBooting, api.PowerRunning)
+		m.setRunning()
 		return 0
 	}
 	if ctx.Err() != nil {
