@@ -74,7 +74,11 @@ func fakeQEMU() {
 	if err != nil {
 		panic(err)
 	}
-	fmt.Fprintln(os.NewFile(6, "console"), `CLOISTER-EVENT {"step":"distribution","state":"done"}`)
+	console := os.NewFile(6, "console")
+	gaveUp := strings.Contains(strings.Join(os.Args, " "), "-smp 2") // a guest that will not boot
+	if !gaveUp {
+		fmt.Fprintln(console, `CLOISTER-EVENT {"step":"distribution","state":"done"}`)
+	}
 	for {
 		conn, err := l.Accept()
 		if err != nil {
@@ -83,6 +87,11 @@ func fakeQEMU() {
 		fmt.Fprintln(conn, `{"QMP":{}}`)
 		for lines := bufio.NewScanner(conn); lines.Scan(); {
 			fmt.Fprintln(conn, `{"return":{}}`)
+			if gaveUp {
+				fmt.Fprintln(conn, `{"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-shutdown"}}`)
+				fmt.Fprintln(console, `CLOISTER-EVENT {"step":"unlock","state":"failed","detail":{"reason":"another volume"}}`)
+				os.Exit(0)
+			}
 			if strings.Contains(lines.Text(), "system_powerdown") {
 				fmt.Fprintln(conn, `{"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-shutdown"}}`)
 				os.Exit(0)
@@ -376,6 +385,14 @@ func TestAVMsLife(t *testing.T) {
 		if s := w.awaitPhase(api.PhaseRunning); s.Failure != nil {
 			t.Errorf("failure %+v", s.Failure)
 		}
+	})
+	t.Run("HD-12 a guest's last words are why it failed", func(t *testing.T) {
+		w.want(func(s *api.VMSpec) { s.VCPUs = 2; s.RestartCount++ })
+		if s := w.awaitPhase(api.PhaseFailed); s.Failure == nil || s.Failure.Code != evidence.CodeBoot || s.Failure.Got != "another volume" {
+			t.Errorf("failure %+v", s.Failure)
+		}
+		w.want(func(s *api.VMSpec) { s.VCPUs = 1 })
+		w.awaitPhase(api.PhaseRunning)
 	})
 	t.Run("a deleted VM leaves nothing", func(t *testing.T) {
 		before := w.session()

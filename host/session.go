@@ -37,6 +37,7 @@ type session struct {
 	cancel    context.CancelFunc
 	work      sync.WaitGroup
 	ended     chan struct{} // closed when QEMU or the paravisor has ended, or the boot can't go on
+	read      chan struct{} // closed when the console was read to its end after that
 
 	mu     sync.Mutex
 	once   sync.Once
@@ -74,7 +75,7 @@ func (m *machine) attach(ctx context.Context) error {
 	m.mu.Unlock()
 	l := m.layout()
 	ctx, cancel := context.WithCancel(ctx)
-	s := &session{paravisor: rec.Paravisor, qemu: rec.QEMU, control: paravisor.Dial(l.paravisorDir() + "/control.sock"), cancel: cancel, ended: make(chan struct{})}
+	s := &session{paravisor: rec.Paravisor, qemu: rec.QEMU, control: paravisor.Dial(l.paravisorDir() + "/control.sock"), cancel: cancel, ended: make(chan struct{}), read: make(chan struct{})}
 	fail := func(err error) error {
 		cancel()
 		s.work.Wait()
@@ -99,7 +100,11 @@ func (m *machine) attach(ctx context.Context) error {
 	}
 	s.work.Add(3)
 	go func() { defer s.work.Done(); m.watchQMP(ctx, s) }()
-	go func() { defer s.work.Done(); m.watchConsole(ctx, s, l.console(), rec.ConsoleOffset) }()
+	go func() {
+		defer s.work.Done()
+		defer close(s.read)
+		m.watchConsole(ctx, s, l.console(), rec.ConsoleOffset)
+	}()
 	go func() { defer s.work.Done(); m.watchBoot(ctx, s, time.Duration(m.agent.cfg.BootMinutes)*time.Minute) }()
 	m.mu.Lock()
 	m.session = s
@@ -244,6 +249,7 @@ func (m *machine) endQEMU(ctx context.Context, s *session, h process.Handle, l l
 
 // afterEnd decides what the end of a session means.
 func (m *machine) afterEnd(ctx context.Context, s *session) {
+	<-s.read // the guest's last words say why
 	s.mu.Lock()
 	reason, boot := s.reason, s.bootKO
 	s.mu.Unlock()
@@ -324,6 +330,7 @@ func (m *machine) watchConsole(ctx context.Context, s *session, path string, off
 	buf := make([]byte, 64<<10)
 	lines := offset // end of the last whole line: an agent that takes over reads a line that was cut off anew
 	for {
+		over := s.over() // asked before reading: what is written up to the end is read
 		n, err := f.ReadAt(buf, offset)
 		if n > 0 {
 			if end := bytes.LastIndexByte(buf[:n], '\n'); end >= 0 {
@@ -337,7 +344,7 @@ func (m *machine) watchConsole(ctx context.Context, s *session, path string, off
 			m.consoleRead(lines, len(findings) > 0)
 			continue
 		}
-		if err != nil && ctx.Err() == nil && s.over() {
+		if err != nil && over {
 			return
 		}
 		if !sleep(ctx, 100*time.Millisecond) {
