@@ -4,6 +4,8 @@ GO ?= go
 export CGO_ENABLED ?= 1
 
 PROGRAMS := cloister cloister-attest cloister-keys cloister-paravisor cloister-softchip cloister-forward
+# Prints what was skipped, and why, at the end.
+TEST := $(GO) tool -modfile=tools/go.mod gotestsum --format pkgname --format-hide-empty-pkg --
 STAMP := -trimpath -ldflags '-s -w'
 
 .PHONY: help setup build run stop test lint unit crash boot bench clean
@@ -34,13 +36,13 @@ lint: ## formatting, vet, staticcheck
 	$(GO) tool -modfile=tools/go.mod staticcheck ./...
 
 unit: ## unit and integration tests, with the race detector
-	$(GO) test -race -timeout 15m ./...
+	$(TEST) -race -timeout 15m ./...
 
 crash: ## kill each service at each durable write, and start it again
-	$(GO) test -tags failpoints -count 1 -timeout 15m -run 'CP09|Killed|CrashAt' ./compute ./keys ./paravisor
+	$(TEST) -tags failpoints -count 1 -timeout 15m -run 'CP09|Killed|CrashAt' ./compute ./keys ./paravisor
 
 boot: build ## whole virtual machines, one at a time
-	$(GO) test -tags boot -count 1 -timeout 10m -p 1 -run 'TestFirmwareBoots|TestBootSmoke' ./paravisor ./image
+	$(TEST) -tags boot -count 1 -timeout 10m -p 1 -run 'TestFirmwareBoots|TestBootSmoke' ./paravisor ./image
 	$(GO) test -tags boot -count 1 -timeout 60m -v -p 1 ./integration/...
 
 bench: build ## measure; prints a table and writes bench.json
