@@ -89,7 +89,7 @@ func fakeQEMU() {
 			fmt.Fprintln(conn, `{"return":{}}`)
 			if gaveUp {
 				fmt.Fprintln(conn, `{"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-shutdown"}}`)
-				fmt.Fprintln(console, `CLOISTER-EVENT {"step":"unlock","state":"failed","detail":{"reason":"another volume"}}`)
+				fmt.Fprintln(console, `CLOISTER-EVENT {"step":"unlock","state":"failed","detail":{"code":"fail/boot","error":"another volume"}}`)
 				os.Exit(0)
 			}
 			if strings.Contains(lines.Text(), "system_powerdown") {

@@ -398,6 +398,6 @@ func (m *machine) guestEvent(s *session, e api.Event) {
 		}
 		m.set(api.PhaseRunning, api.PowerRunning)
 	case e.State == api.StepFailed && m.runningPhase() != api.PhaseRunning:
-		s.giveUp(evidence.Refuse(evidence.CodeBoot, e.Step, e.Detail["reason"], e.Detail["want"]))
+		s.giveUp(evidence.Refuse(evidence.CodeBoot, e.Step, e.Detail["error"], "a step that is done; see the console"))
 	}
 }
