@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/strictjson"
 )
 
 // ExpectedVersion is the only form of Expected that is known.
@@ -34,6 +35,9 @@ type ExpectedEvent struct {
 
 // ParseExpected reads a document strictly, values included.
 func ParseExpected(raw []byte) (Expected, error) {
+	if _, err := strictjson.Object("expectations", raw); err != nil {
+		return Expected{}, err
+	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	var x Expected
@@ -57,6 +61,11 @@ func ParseExpected(raw []byte) (Expected, error) {
 	}
 	if len(x.Roots) == 0 {
 		return Expected{}, evidence.Refuse(evidence.CodePolicy, "expectations roots", "none", "at least one root of trust")
+	}
+	for _, r := range x.Roots {
+		if r != evidence.RootSoftware && r != evidence.RootAMD {
+			return Expected{}, evidence.Refuse(evidence.CodeUnsupported, "expectations roots", string(r), string(evidence.RootSoftware)+" or "+string(evidence.RootAMD))
+		}
 	}
 	return x, nil
 }

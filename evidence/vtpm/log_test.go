@@ -53,6 +53,31 @@ func TestHostileLogs(t *testing.T) {
 	}
 }
 
+func TestExitBootServices(t *testing.T) {
+	const call, success, failure = "Invocation", "Returned with Success", "Returned with Failure"
+	for _, r := range []struct {
+		name  string
+		exits []string
+		good  bool
+	}{
+		{"left at once", []string{call, success}, true},
+		{"left at the second try", []string{failure, call, success}, true},
+		{"left at the second call", []string{call, failure, call, success}, true},
+		{"TPM-06 never left", nil, false},
+		{"TPM-06 called only", []string{call}, false},
+		{"called twice, never left", []string{call, call}, false},
+		{"failed", []string{call, failure}, false},
+		{"left twice", []string{call, success, call, success}, false},
+		{"a text that no firmware writes", []string{"x", call, success}, false},
+	} {
+		t.Run(r.name, func(t *testing.T) {
+			if err := checkExit(r.exits); (err == nil) != r.good {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
 func FuzzEventLog(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, raw []byte) {
