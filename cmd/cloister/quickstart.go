@@ -7,11 +7,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ssh"
 
@@ -120,7 +122,7 @@ func ensureHello(ctx context.Context, t *tenant.Tenant, n *narrate.Narrator, ssh
 	if err == nil {
 		if j.Phase == "running" {
 			n.Say("VM %s runs already", helloName)
-			return false, nil
+			return false, untilItAnswers(ctx, t, n)
 		}
 		n.Say("VM %s exists and is %s; starting it", helloName, j.Phase)
 		asked := time.Now()
@@ -137,6 +139,30 @@ func ensureHello(ctx context.Context, t *tenant.Tenant, n *narrate.Narrator, ssh
 	}
 	return true, create(ctx, t, tenant.Request{Name: helloName, Size: defaultSize, Image: image.Default, SecurityType: "ConfidentialVM",
 		Encryption: initdata.ModeDiskWithVMGuestState, AdminUser: "azureuser", SSHKeys: []string{sshKey}}, n, true)
+}
+
+// answerLimit is how long a VM may take to answer after a start of the platform.
+const answerLimit = 10 * time.Minute
+
+// untilItAnswers waits for a VM that the control plane remembers as running while its host is still starting it.
+func untilItAnswers(ctx context.Context, t *tenant.Tenant, n *narrate.Narrator) error {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	for told := false; ; told = true {
+		_, err := t.Attest(ctx, helloName)
+		var refused *azcore.ResponseError
+		if err == nil || !errors.As(err, &refused) || refused.StatusCode != http.StatusConflict {
+			return err
+		}
+		if !told {
+			n.Say("it is being started; waiting until it answers")
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(2 * time.Second):
+		}
+	}
 }
 
 // attestLoud judges the VM's evidence and tells the outcome as a step.
