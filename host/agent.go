@@ -172,11 +172,7 @@ func (a *Agent) want(ctx context.Context, wg *sync.WaitGroup, s api.VMSpec) {
 		m.want(s)
 		return
 	}
-	if s.Power == api.PowerDeleted {
-		// Nothing of it is here. Say so, until the record is gone.
-		a.add(ctx, wg, &record{Spec: s, Slot: a.freeSlot()})
-		return
-	}
+	// Also one that is to be deleted and of which nothing is here: that is said until its record is gone.
 	a.add(ctx, wg, &record{Spec: s, Slot: a.freeSlot()})
 }
 

@@ -153,19 +153,7 @@ func readKey(path string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(raw)
-	if block == nil {
-		return nil, fmt.Errorf("%s: no PEM key", path)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	ec, ok := key.(*ecdsa.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("%s: %T, want an EC key", path, key)
-	}
-	return ec, nil
+	return ParseKey[*ecdsa.PrivateKey](path, raw)
 }
 
 func writeKey(path string, key any) error {
@@ -189,19 +177,25 @@ func signingKey(path string) (*rsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
+	return ParseKey[*rsa.PrivateKey](path, raw)
+}
+
+// ParseKey reads a private key of one kind from a PEM file's content.
+func ParseKey[K any](path string, raw []byte) (K, error) {
+	var none K
 	block, _ := pem.Decode(raw)
 	if block == nil {
-		return nil, fmt.Errorf("%s: no PEM key", path)
+		return none, fmt.Errorf("%s: no PEM key", path)
 	}
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return none, fmt.Errorf("%s: %w", path, err)
 	}
-	rsaKey, ok := key.(*rsa.PrivateKey)
+	wanted, ok := key.(K)
 	if !ok {
-		return nil, fmt.Errorf("%s: %T, want an RSA key", path, key)
+		return none, fmt.Errorf("%s: %T, want %T", path, key, none)
 	}
-	return rsaKey, nil
+	return wanted, nil
 }
 
 // writeFile writes durably: the old content or the new one survives a crash, nothing between.
