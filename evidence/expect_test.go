@@ -44,6 +44,7 @@ func TestValidateRefusesWhatCanNeverBeMet(t *testing.T) {
 
 func TestAppraise(t *testing.T) {
 	met, notMet, notAsked := Check{Result: Met}, Check{Claim: "c", Got: "1", Want: "2", Rule: "r"}, Check{Result: NotAsked}
+	notHad := Failed("d", "r", Refuse(CodeUnavailable, "", "none", "a list"))
 	for _, r := range []struct {
 		name   string
 		checks []Check
@@ -55,6 +56,8 @@ func TestAppraise(t *testing.T) {
 		{"met and not asked", []Check{met, notAsked}, Accepted},
 		{"SVC-26 nothing was asked", []Check{notAsked}, Refused},
 		{"one not met", []Check{met, notMet}, Refused},
+		{"SVC-28 one could not be had", []Check{met, notHad}, Unavailable},
+		{"SVC-28 one failed and one could not be had", []Check{notHad, met, notMet}, Refused},
 	} {
 		t.Run(r.name, func(t *testing.T) {
 			a := Appraise(r.checks...)
@@ -68,6 +71,9 @@ func TestAppraise(t *testing.T) {
 	}
 	if got := Appraise(met, notMet).Err(CodeMeasurement).Error(); got != "refuse/measurement: c: got 1, want 2 (r)" {
 		t.Errorf("error text %q", got)
+	}
+	if got := Appraise(met, notHad).Err(CodeMeasurement); CodeOf(got) != CodeUnavailable {
+		t.Errorf("error %v, want one that says unavailable", got)
 	}
 	var v Verdict
 	if v != Refused {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cloister.dev/cloister/cmd/cloister/internal/tenant"
+	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/bundle"
 )
 
@@ -99,7 +100,7 @@ func newVMInitData() *cobra.Command {
 	}
 }
 
-func printResult(out io.Writer, format string, r bundle.Result) error {
+func printResult(out io.Writer, format string, r evidence.Judgement) error {
 	if format == "json" {
 		return printJSON(out, r)
 	}
@@ -171,7 +172,7 @@ type measurement struct {
 }
 
 // measurements puts what was predicted beside what the evidence says.
-func measurements(e *tenant.Expected, r bundle.Result) []measurement {
+func measurements(e *tenant.Expected, r evidence.Judgement) []measurement {
 	var rows []measurement
 	add := func(name, predicted, reported string) {
 		rows = append(rows, measurement{name, predicted, reported, predicted == reported})

@@ -18,16 +18,6 @@ import (
 	"cloister.dev/cloister/evidence/vtpm"
 )
 
-// Result is the judgement of a bundle. The zero value is a refusal.
-type Result struct {
-	Verdict   evidence.Verdict  `json:"verdict"`
-	Kind      string            `json:"kind"` // "sevsnpvm"
-	Root      evidence.RootKind `json:"root"`
-	Authentic bool              `json:"authentic"` // hardware report and quote are genuine, whatever they say
-	Checks    []evidence.Check  `json:"checks"`
-	Claims    map[string]any    `json:"claims"`
-}
-
 // Kind is the kind of evidence that is judged here.
 const Kind = "sevsnpvm"
 
@@ -53,33 +43,25 @@ type judge struct {
 }
 
 func (j *judge) met(claim, got, want, rule string) {
-	j.checks = append(j.checks, evidence.Check{Claim: claim, Got: got, Want: want, Result: evidence.Met, Rule: rule})
+	j.checks = append(j.checks, evidence.Passed(claim, got, want, rule))
 }
 
-// failed notes an error as a check not met.
+// failed notes an error as a check not met, or one that could not be made.
 func (j *judge) failed(claim, rule string, err error) {
-	c := evidence.Check{Claim: claim, Got: err.Error(), Want: "well-formed, genuine evidence", Rule: rule}
-	var r *evidence.Refusal
-	if errors.As(err, &r) {
-		c.Got, c.Want = r.Got, r.Want
-		if r.Field != "" {
-			c.Claim = claim + ": " + r.Field
-		}
-	}
-	j.checks = append(j.checks, c)
+	j.checks = append(j.checks, evidence.Failed(claim, rule, err))
 }
 
 // Appraise judges a bundle at a time. An error means that the caller's expectations or roots are of no use; what is wrong
 // with the evidence is in the result. Checks go on after one that failed, so that a person sees all of it.
-func Appraise(b Bundle, roots Roots, e Expect, at time.Time) (Result, error) {
+func Appraise(b Bundle, roots Roots, e Expect, at time.Time) (evidence.Judgement, error) {
 	if err := e.Validate(); err != nil {
-		return Result{}, fmt.Errorf("expectations: %w", err)
+		return evidence.Judgement{}, fmt.Errorf("expectations: %w", err)
 	}
 	if !roots.AMD && len(roots.Software) == 0 {
-		return Result{}, evidence.Refuse(evidence.CodePolicy, "roots of trust", "none", "at least one")
+		return evidence.Judgement{}, evidence.Refuse(evidence.CodePolicy, "roots of trust", "none", "at least one")
 	}
 	j := &judge{claims: map[string]any{}}
-	r := Result{Kind: Kind}
+	r := evidence.Judgement{Kind: Kind}
 	report, genuine := j.hardware(b, roots, e, at)
 	if genuine != nil {
 		r.Root = genuine.Root()

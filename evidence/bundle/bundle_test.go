@@ -271,7 +271,7 @@ func TestAppraiseAccepts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"verdict":"accepted"`, `"kind":"sevsnpvm"`, `"root":"software"`, `"authentic":true`, `"result":"accepted"`, `"secure-boot":true`} {
+	for _, want := range []string{`"verdict":"accepted"`, `"kind":"sevsnpvm"`, `"root":"software"`, `"authentic":true`, `"result":"pass"`, `"secure-boot":true`} {
 		if !bytes.Contains(raw, []byte(want)) {
 			t.Errorf("no %s in %s", want, raw)
 		}

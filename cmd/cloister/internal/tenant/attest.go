@@ -17,7 +17,7 @@ const nonceSize = 32
 
 // Judged is evidence with the tenant's own judgement of it.
 type Judged struct {
-	Result bundle.Result
+	Result evidence.Judgement
 	Bundle bundle.Bundle
 	Raw    json.RawMessage // as the VM sent it
 	VMID   string
