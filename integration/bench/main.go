@@ -4,22 +4,19 @@ package main
 
 import (
 	"context"
-	"crypto/sha512"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
-
-	"cloister.dev/cloister/evidence/launch"
-	"cloister.dev/cloister/store/embedded"
 )
 
 // row is one figure.
@@ -33,19 +30,32 @@ type row struct {
 	Beside    string  `json:"beside"` // what the reference is
 }
 
+// groups are measured in this order. Each leaves the platform up or down as it likes: the next asks for what it needs.
+var groups = []struct {
+	name    string
+	measure func(ctx context.Context, c cli, dir string) ([]row, error)
+}{
+	{"launch", digests},
+	{"vtpm", tpmProxy},
+	{"platform", services},
+	{"release", release},
+	{"vm", vms},
+}
+
 func main() {
 	out := flag.String("o", "bench.json", "file for the figures")
 	bin := flag.String("bin", "bin", "folder of the programs")
+	names := flag.String("only", "", "groups to measure, with commas between: launch, vtpm, platform, release, vm (default: all)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *bin, *out); err != nil {
+	if err := run(ctx, *bin, *out, strings.FieldsFunc(*names, func(r rune) bool { return r == ',' })); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, bin, out string) (err error) {
+func run(ctx context.Context, bin, out string, only []string) (err error) {
 	dir, err := os.MkdirTemp("", "cloister-bench-")
 	if err != nil {
 		return err
@@ -64,10 +74,13 @@ func run(ctx context.Context, bin, out string) (err error) {
 		err = errors.Join(err, downErr)
 	}()
 	var rows []row
-	for _, measure := range []func(context.Context, cli, string) ([]row, error){digests, services, vms} {
-		more, err := measure(ctx, c, dir)
+	for _, g := range groups {
+		if len(only) > 0 && !slices.Contains(only, g.name) {
+			continue
+		}
+		more, err := g.measure(ctx, c, dir)
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", g.name, err)
 		}
 		rows = append(rows, more...)
 	}
@@ -103,152 +116,4 @@ func (c cli) run(ctx context.Context, args ...string) ([]byte, error) {
 	return out, nil
 }
 
-// digests compares computing a launch digest with hashing the same bytes once.
-func digests(context.Context, cli, string) ([]row, error) {
-	const firmware = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
-	raw, err := os.ReadFile(firmware)
-	if err != nil {
-		return nil, err
-	}
-	const times = 20
-	begun := time.Now()
-	for range times {
-		if _, err := launch.SNPDigest(launch.SNPInput{Firmware: raw, VCPUs: 1, CPUModel: "EPYC", Metadata: launch.MetadataNone}); err != nil {
-			return nil, err
-		}
-	}
-	ours := time.Since(begun)
-	begun = time.Now()
-	for range times {
-		sha512.Sum384(raw)
-	}
-	return []row{{Name: "launch digest of the firmware", Ours: ms(ours) / times, Reference: ms(time.Since(begun)) / times, Unit: "ms", Target: "-", Beside: "SHA-384 of the same bytes"}}, nil
-}
-
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-// services compares the whole platform's start and memory with etcd's alone.
-func services(ctx context.Context, c cli, dir string) ([]row, error) {
-	begun := time.Now()
-	e, err := embedded.Start(ctx, embedded.Options{Dir: filepath.Join(dir, "etcd")})
-	if err != nil {
-		return nil, err
-	}
-	etcd := time.Since(begun)
-	e.Stop()
-	begun = time.Now()
-	if _, err := c.run(ctx, "up"); err != nil {
-		return nil, err
-	}
-	first := time.Since(begun)
-	if _, err := c.run(ctx, "down"); err != nil {
-		return nil, err
-	}
-	begun = time.Now()
-	if _, err := c.run(ctx, "up"); err != nil {
-		return nil, err
-	}
-	again := time.Since(begun)
-	out, err := c.run(ctx, "status", "-o", "json")
-	if err != nil {
-		return nil, err
-	}
-	var st struct {
-		Services []struct {
-			Name      string
-			MemoryMiB float64
-		}
-	}
-	if err := json.Unmarshal(out, &st); err != nil {
-		return nil, err
-	}
-	all, compute := 0.0, 0.0
-	for _, s := range st.Services {
-		all += s.MemoryMiB
-		if s.Name == "compute" {
-			compute = s.MemoryMiB
-		}
-	}
-	return []row{
-		{Name: "first up, all services answer", Ours: first.Seconds(), Reference: etcd.Seconds(), Unit: "s", Target: "< 5 s", Beside: "an embedded etcd alone"},
-		{Name: "later up, all services answer", Ours: again.Seconds(), Reference: etcd.Seconds(), Unit: "s", Target: "< 5 s", Beside: "an embedded etcd alone"},
-		{Name: "memory of all services, no VMs", Ours: all, Reference: compute, Unit: "MiB", Target: "< 400 MiB", Beside: "the control plane with its etcd"},
-	}, nil
-}
-
-type event struct {
-	Time  time.Time
-	Step  string
-	State string
-}
-
-// vms times a VM's first and second boot, by the steps that the platform tells of.
-func vms(ctx context.Context, c cli, dir string) ([]row, error) {
-	if _, err := c.run(ctx, "image", "build"); err != nil {
-		return nil, err
-	}
-	copied, err := copySparse(ctx, filepath.Join(c.state, "images", "debian-12", "disk.img"), filepath.Join(dir, "copy.img"))
-	if err != nil {
-		return nil, err
-	}
-	asked := time.Now()
-	if _, err := c.run(ctx, "vm", "create", "bench"); err != nil {
-		return nil, err
-	}
-	first, err := steps(ctx, c, asked)
-	if err != nil {
-		return nil, err
-	}
-	asked = time.Now()
-	if _, err := c.run(ctx, "vm", "restart", "bench", "--no-wait"); err != nil {
-		return nil, err
-	}
-	var second map[string]time.Time
-	for second["guest-attestation done"].IsZero() {
-		if second, err = steps(ctx, c, asked); err != nil {
-			return nil, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(time.Second):
-		}
-	}
-	between := func(m map[string]time.Time, from, to string) float64 { return m[to].Sub(m[from]).Seconds() }
-	return []row{
-		{Name: "request taken to QEMU started", Ours: between(first, "rules done", "uefi started"), Reference: copied.Seconds(), Unit: "s", Target: "< 2 s", Beside: "copying the image's disk, sparse"},
-		{Name: "first boot to attested", Ours: between(first, "uefi started", "guest-attestation done"), Reference: between(first, "uefi started", "uefi done"), Unit: "s", Target: "-", Beside: "its UEFI part"},
-		{Name: "second boot to attested", Ours: between(second, "uefi started", "guest-attestation done"), Reference: between(second, "uefi started", "uefi done"), Unit: "s", Target: "< 60 s", Beside: "its UEFI part"},
-		{Name: "evidence, token and key of a start", Ours: between(second, "evidence started", "vtpm done"), Reference: between(second, "uefi started", "guest-attestation done"), Unit: "s", Target: "-", Beside: "the boot that follows"},
-	}, nil
-}
-
-// steps finds when each step last began and ended since a time.
-func steps(ctx context.Context, c cli, since time.Time) (map[string]time.Time, error) {
-	out, err := c.run(ctx, "vm", "logs", "bench", "-o", "json")
-	if err != nil {
-		return nil, err
-	}
-	var events []event
-	if err := json.Unmarshal(out, &events); err != nil {
-		return nil, err
-	}
-	m := map[string]time.Time{}
-	for _, e := range events {
-		if e.Time.After(since) {
-			m[e.Step+" "+e.State] = e.Time
-		}
-	}
-	return m, nil
-}
-
-// copySparse times cp, the tool that people would use.
-func copySparse(ctx context.Context, from, to string) (time.Duration, error) {
-	begun := time.Now()
-	cmd := exec.CommandContext(ctx, "cp", "--sparse=always", "--reflink=auto", from, to)
-	cmd.Stderr = io.Discard
-	if out, err := cmd.Output(); err != nil {
-		return 0, fmt.Errorf("cp: %w\n%s", err, out)
-	}
-	return time.Since(begun), nil
-}
