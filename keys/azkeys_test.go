@@ -30,7 +30,10 @@ func azureError(t *testing.T, err error, status int, code string) {
 // The life of keys as Azure's own client sees it.
 func TestAzureSDKKeyLife(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	keyLife(t, newWorld(t))
+}
+
+func keyLife(t *testing.T, w *world) {
 	c := w.azkeys("main")
 	ctx := t.Context()
 	_, err := c.GetKey(ctx, "app", "", nil)
@@ -129,7 +132,10 @@ func TestAzureSDKKeyLife(t *testing.T) {
 
 func TestAzureSDKOperations(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	keyOperations(t, newWorld(t))
+}
+
+func keyOperations(t *testing.T, w *world) {
 	c := w.azkeys("main")
 	ctx := t.Context()
 	for name, p := range map[string]azkeys.CreateKeyParameters{
@@ -189,7 +195,10 @@ func TestAzureSDKOperations(t *testing.T) {
 // Azure's client releases a key; what comes back is for the key in the token and nobody else.
 func TestAzureSDKRelease(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	keyRelease(t, newWorld(t))
+}
+
+func keyRelease(t *testing.T, w *world) {
 	c := w.azkeys("main")
 	ctx := t.Context()
 	created, err := c.CreateKey(ctx, "data", azkeys.CreateKeyParameters{Kty: to.Ptr(azkeys.KeyTypeRSAHSM), KeyAttributes: &azkeys.KeyAttributes{Exportable: to.Ptr(true)},

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -19,6 +20,7 @@ import (
 	"cloister.dev/cloister/evidence/token"
 	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/identity/roles"
+	"cloister.dev/cloister/keys/keystore/hsm"
 )
 
 // Config is the file that cloister-keys reads. There is no switch that gives keys without evidence.
@@ -42,12 +44,25 @@ type TLS struct {
 	Key         string `json:"key"`
 }
 
-// Keystore says where keys are kept and where the passphrase comes from: exactly one of the three sources.
+// Keystore says where keys are kept and where the passphrase comes from: exactly one of the three sources. Records
+// (names, policies, generations) are always in the encrypted file; with PKCS11, key material is in a token instead.
 type Keystore struct {
-	Path                 string `json:"path,omitempty"`                 // absent: STATEDIR/keystore
-	PassphraseFile       string `json:"passphraseFile,omitempty"`       // a file
-	PassphraseCredential string `json:"passphraseCredential,omitempty"` // a systemd credential's name
-	PassphraseFileEnv    string `json:"passphraseFileEnv,omitempty"`    // an environment variable that names a file
+	Path                 string  `json:"path,omitempty"`                 // absent: STATEDIR/keystore
+	PassphraseFile       string  `json:"passphraseFile,omitempty"`       // a file
+	PassphraseCredential string  `json:"passphraseCredential,omitempty"` // a systemd credential's name
+	PassphraseFileEnv    string  `json:"passphraseFileEnv,omitempty"`    // an environment variable that names a file
+	PKCS11               *PKCS11 `json:"pkcs11,omitempty"`
+}
+
+// PKCS11 names a token and where its PIN comes from: exactly one of the three sources.
+type PKCS11 struct {
+	Module        string         `json:"module"` // path of the library
+	Token         string         `json:"token"`  // label
+	PINFile       string         `json:"pinFile,omitempty"`
+	PINCredential string         `json:"pinCredential,omitempty"`
+	PINFileEnv    string         `json:"pinFileEnv,omitempty"`
+	InMemory      []hsm.InMemory `json:"inMemory,omitempty"` // what may be done in memory where the token can't do it
+	Sessions      int            `json:"sessions,omitempty"` // 1 to 256; absent: 8
 }
 
 // Authority is a verifier: the issuer of its tokens and the keys that sign them.
@@ -123,14 +138,27 @@ func (c Config) Validate() error {
 	if !filepath.IsAbs(c.StateDir) {
 		bad("stateDir", fmt.Sprintf("%q", c.StateDir), "an absolute path")
 	}
-	sources := 0
-	for _, s := range []string{c.Keystore.PassphraseFile, c.Keystore.PassphraseCredential, c.Keystore.PassphraseFileEnv} {
-		if s != "" {
-			sources++
-		}
-	}
-	if sources != 1 {
+	if sources := given(c.Keystore.PassphraseFile, c.Keystore.PassphraseCredential, c.Keystore.PassphraseFileEnv); sources != 1 {
 		bad("keystore", fmt.Sprintf("%d sources of the passphrase", sources), "one of passphraseFile, passphraseCredential, passphraseFileEnv")
+	}
+	if p := c.Keystore.PKCS11; p != nil {
+		if !filepath.IsAbs(p.Module) {
+			bad("keystore.pkcs11.module", fmt.Sprintf("%q", p.Module), "an absolute path")
+		}
+		if p.Token == "" {
+			bad("keystore.pkcs11.token", "empty", "a token's label")
+		}
+		if n := given(p.PINFile, p.PINCredential, p.PINFileEnv); n != 1 {
+			bad("keystore.pkcs11", fmt.Sprintf("%d sources of the PIN", n), "one of pinFile, pinCredential, pinFileEnv")
+		}
+		if p.Sessions < 0 || p.Sessions > 256 {
+			bad("keystore.pkcs11.sessions", fmt.Sprint(p.Sessions), "1 to 256, or absent")
+		}
+		for _, m := range p.InMemory {
+			if !slices.Contains(hsm.Known, m) {
+				bad("keystore.pkcs11.inMemory", string(m), fmt.Sprintf("of %q", hsm.Known))
+			}
+		}
 	}
 	if c.SoftDeleteDays != 0 && (c.SoftDeleteDays < 7 || c.SoftDeleteDays > 90) {
 		bad("softDeleteDays", fmt.Sprint(c.SoftDeleteDays), "7 to 90")
@@ -232,24 +260,43 @@ func (c Config) verifier() (*identity.Verifier, error) {
 	return identity.NewVerifier(v)
 }
 
-// passphrase reads the keystore's passphrase. One newline at its end does not count.
-func (k Keystore) passphrase(getenv func(string) string) ([]byte, error) {
-	path := k.PassphraseFile
-	switch {
-	case k.PassphraseCredential != "":
-		dir := getenv("CREDENTIALS_DIRECTORY")
-		if dir == "" || k.PassphraseCredential != filepath.Base(k.PassphraseCredential) {
-			return nil, evidence.Refuse(evidence.CodePolicy, "keystore.passphraseCredential", k.PassphraseCredential, "a credential's name, and CREDENTIALS_DIRECTORY set by systemd")
+// given counts what is not empty.
+func given(values ...string) (n int) {
+	for _, v := range values {
+		if v != "" {
+			n++
 		}
-		path = filepath.Join(dir, k.PassphraseCredential)
-	case k.PassphraseFileEnv != "":
-		if path = getenv(k.PassphraseFileEnv); path == "" {
-			return nil, evidence.Refuse(evidence.CodePolicy, "keystore.passphraseFileEnv", k.PassphraseFileEnv+" is not set", "a file's name in it")
+	}
+	return n
+}
+
+// passphrase reads the keystore's passphrase.
+func (k Keystore) passphrase(getenv func(string) string) ([]byte, error) {
+	return secret("keystore.passphrase", k.PassphraseFile, k.PassphraseCredential, k.PassphraseFileEnv, getenv)
+}
+
+func (p PKCS11) pin(getenv func(string) string) ([]byte, error) {
+	return secret("keystore.pkcs11.pin", p.PINFile, p.PINCredential, p.PINFileEnv, getenv)
+}
+
+// secret reads a secret from a file, a systemd credential or the file that a variable names. One newline at its end does
+// not count.
+func secret(field, path, credential, fileEnv string, getenv func(string) string) ([]byte, error) {
+	switch {
+	case credential != "":
+		dir := getenv("CREDENTIALS_DIRECTORY")
+		if dir == "" || credential != filepath.Base(credential) {
+			return nil, evidence.Refuse(evidence.CodePolicy, field+"Credential", credential, "a credential's name, and CREDENTIALS_DIRECTORY set by systemd")
+		}
+		path = filepath.Join(dir, credential)
+	case fileEnv != "":
+		if path = getenv(fileEnv); path == "" {
+			return nil, evidence.Refuse(evidence.CodePolicy, field+"FileEnv", fileEnv+" is not set", "a file's name in it")
 		}
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading the keystore's passphrase: %w", err)
+		return nil, fmt.Errorf("reading %s: %w", field, err)
 	}
 	if n := len(raw); n > 0 && raw[n-1] == '\n' {
 		raw = raw[:n-1]

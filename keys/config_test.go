@@ -11,6 +11,7 @@ import (
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/identity/roles"
 	"cloister.dev/cloister/keys"
+	"cloister.dev/cloister/keys/keystore/hsm"
 )
 
 func TestConfig(t *testing.T) {
@@ -69,6 +70,15 @@ func TestConfig(t *testing.T) {
 		{"a relative folder", func(c *keys.Config) { c.StateDir = "state" }, "stateDir"},
 		{"no passphrase", func(c *keys.Config) { c.Keystore = keys.Keystore{} }, "keystore"},
 		{"two passphrases", func(c *keys.Config) { c.Keystore.PassphraseFileEnv = "X" }, "keystore"},
+		{"a token without a library", func(c *keys.Config) { c.Keystore.PKCS11 = &keys.PKCS11{Token: "t", PINFile: "/pin"} }, "pkcs11.module"},
+		{"a token without a label", func(c *keys.Config) { c.Keystore.PKCS11 = &keys.PKCS11{Module: "/m.so", PINFile: "/pin"} }, "pkcs11.token"},
+		{"a token without a PIN", func(c *keys.Config) { c.Keystore.PKCS11 = &keys.PKCS11{Module: "/m.so", Token: "t"} }, "sources of the PIN"},
+		{"a token with two PINs", func(c *keys.Config) {
+			c.Keystore.PKCS11 = &keys.PKCS11{Module: "/m.so", Token: "t", PINFile: "/pin", PINCredential: "pin"}
+		}, "sources of the PIN"},
+		{"an unknown exception for a token", func(c *keys.Config) {
+			c.Keystore.PKCS11 = &keys.PKCS11{Module: "/m.so", Token: "t", PINFile: "/pin", InMemory: []hsm.InMemory{"all"}}
+		}, "inMemory"},
 		{"too few days", func(c *keys.Config) { c.SoftDeleteDays = 1 }, "softDeleteDays"},
 		{"an unknown role", func(c *keys.Config) {
 			c.Roles = append(c.Roles, roles.Assignment{PrincipalID: "x", Role: "King", Scope: "/"})

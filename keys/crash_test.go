@@ -3,10 +3,19 @@
 package keys_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
+	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
+
+	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/identity/identitytest"
+	"cloister.dev/cloister/keys"
+	"cloister.dev/cloister/keys/keystore/hsm"
+	"cloister.dev/cloister/keys/keystore/hsm/softhsmtest"
 )
 
 // The key keeper is killed after each of its durable writes, while a VM opens or confirms its guest state. The VM
@@ -44,10 +53,7 @@ func TestKilledAfterEachWrite(t *testing.T) {
 			} else {
 				err = confirm()
 			}
-			if err == nil {
-				t.Fatal("the key keeper lived")
-			}
-			_ = p.cmd.Wait() // killed
+			p.dies(err)
 			p.start("")
 			if err := open(); err != nil {
 				t.Fatalf("locked out: %v", err)
@@ -64,4 +70,48 @@ func TestKilledAfterEachWrite(t *testing.T) {
 			p.stop()
 		})
 	}
+}
+
+// dies wants the key keeper to have been killed in a call that failed. An answer, also a refusal, means that it lived.
+func (p *process) dies(err error) {
+	p.t.Helper()
+	var answered *azcore.ResponseError
+	if err == nil || errors.As(err, &answered) || evidence.CodeOf(err) != "" && evidence.CodeOf(err) != evidence.CodeUnavailable {
+		p.t.Fatalf("the key keeper lived, and answered: %v", err)
+	}
+	_ = p.cmd.Wait() // killed
+}
+
+// The key keeper is killed between what it does in a token and what it writes of it. No record is without its
+// material, and what was asked for can be asked for again.
+func TestKilledBesideAToken(t *testing.T) {
+	token := softhsmtest.New(t)
+	p := newProcessWith(t, func(c *keys.Config) {
+		c.Keystore.PKCS11 = &keys.PKCS11{Module: token.Module, Token: token.Label, PINFile: token.PINFile, InMemory: []hsm.InMemory{hsm.OAEPPadding, hsm.ReleaseWrapping}}
+	})
+	create := func() error {
+		_, err := p.azkeys("main").CreateKey(t.Context(), "k", azkeys.CreateKeyParameters{Kty: to.Ptr(azkeys.KeyTypeRSAHSM)}, nil)
+		return err
+	}
+	p.start("") // the first start makes the key that signs answers
+	p.stop()
+	p.start("keys/hsm-key-generated")
+	p.dies(create())
+	p.start("")
+	_, err := p.azkeys("main").GetKey(t.Context(), "k", "", nil)
+	azureError(t, err, 404, "KeyNotFound")
+	if err := create(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.azkeys("main").DeleteKey(t.Context(), "k", nil); err != nil {
+		t.Fatal(err)
+	}
+	p.stop()
+	p.start("keys/hsm-key-unreferenced")
+	_, err = p.azkeys("main").PurgeDeletedKey(t.Context(), "k", nil)
+	p.dies(err)
+	p.start("")
+	_, err = p.azkeys("main").GetDeletedKey(t.Context(), "k", nil)
+	azureError(t, err, 404, "KeyNotFound")
+	p.stop()
 }

@@ -98,7 +98,10 @@ func pemOf(t *testing.T, pub *rsa.PublicKey) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldWith(t, nil) }
+
+// newWorldWith is newWorld with another configuration.
+func newWorldWith(t *testing.T, change func(*keys.Config)) *world {
 	t.Helper()
 	w := &world{t: t, attest: verifierKey()}
 	w.issuer = identitytest.New(t, w.now)
@@ -125,6 +128,9 @@ func newWorld(t *testing.T) *world {
 			{PrincipalID: releaser, Role: "Key Vault Crypto Service Release User", Scope: "/vaults/main"},
 		},
 		Operators: []string{operator},
+	}
+	if change != nil {
+		change(&w.cfg)
 	}
 	w.open()
 	srv.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.service.Handler().ServeHTTP(rw, r) })

@@ -33,7 +33,10 @@ func confirmRequest(w *world, pub *rsa.PublicKey, generation uint64, n int) clie
 // The key of a guest state is the same at each start, over restarts of the key keeper, and each start has its generation.
 func TestGuestStateLife(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	guestStateLife(t, newWorld(t))
+}
+
+func guestStateLife(t *testing.T, w *world) {
 	w.createGuestState(vmID, identitytest.AdminID, nil)
 	key := rsaKey(t)
 	ctx := t.Context()

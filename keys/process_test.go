@@ -58,14 +58,18 @@ type process struct {
 	address string
 }
 
-func newProcess(t *testing.T) *process {
+func newProcess(t *testing.T) *process { return newProcessWith(t, func(*keys.Config) {}) }
+
+func newProcessWith(t *testing.T, change func(*keys.Config)) *process {
 	t.Helper()
 	w := newWorld(t)
+	change(&w.cfg)
 	w.realTime = true
 	p := &process{world: w, pool: x509.NewCertPool()}
 	dir := t.TempDir()
 	w.cfg.StateDir = filepath.Join(dir, "state")
 	w.cfg.Listen = "127.0.0.1:0"
+	w.cfg.Identity.Audiences = []string{"https://" + suffix + ":" + w.port} // what challenges name, since clients call this port
 	w.cfg.TLS = keys.TLS{Certificate: filepath.Join(dir, "tls.crt"), Key: filepath.Join(dir, "tls.key")}
 	key := rsaKey(t)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"main." + suffix}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}

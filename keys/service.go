@@ -27,6 +27,7 @@ import (
 	"cloister.dev/cloister/keys/api"
 	"cloister.dev/cloister/keys/audit"
 	"cloister.dev/cloister/keys/keystore"
+	"cloister.dev/cloister/keys/keystore/hsm"
 	"cloister.dev/cloister/keys/release"
 )
 
@@ -82,7 +83,7 @@ func New(ctx context.Context, c Config, env Environment, logger *slog.Logger) (_
 	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the state folder: %w", err)
 	}
-	if s.backend, err = openKeystore(c, env); err != nil {
+	if s.backend, err = openKeystore(c, env, logger); err != nil {
 		return nil, err
 	}
 	if env.Audit == nil {
@@ -154,7 +155,28 @@ func (s *Service) Close() error {
 	return errors.Join(errs...)
 }
 
-func openKeystore(c Config, env Environment) (keystore.Backend, error) {
+func openKeystore(c Config, env Environment, logger *slog.Logger) (keystore.Backend, error) {
+	records, err := openRecords(c, env)
+	if err != nil {
+		return nil, err
+	}
+	if c.Keystore.PKCS11 == nil {
+		return records, nil
+	}
+	p := *c.Keystore.PKCS11
+	pin, err := p.pin(env.Getenv)
+	if err != nil {
+		return nil, errors.Join(err, records.Close())
+	}
+	b, err := hsm.Open(hsm.Config{Module: p.Module, Token: p.Token, PIN: pin, InMemory: p.InMemory, Sessions: p.Sessions}, records)
+	if err != nil {
+		return nil, errors.Join(err, records.Close())
+	}
+	logger.Info("key material is in a PKCS #11 token", "token", p.Token, "inMemory", b.Instead())
+	return b, nil
+}
+
+func openRecords(c Config, env Environment) (*keystore.Software, error) {
 	pass, err := c.Keystore.passphrase(env.Getenv)
 	if err != nil {
 		return nil, err

@@ -70,7 +70,7 @@ func leaves(err error) []error {
 }
 
 // commentedOption is an option that a sample shows but does not set, because another one excludes it.
-var commentedOption = regexp.MustCompile(`(?m)^\s*# ?([a-z][A-Za-z]*):(?: \S|$)`)
+var commentedOption = regexp.MustCompile(`(?m)^[\s#]*# *([a-z][A-Za-z0-9]*):(?: \S|$)`)
 
 // missing lists the options of a type that a parsed sample does not set and no comment shows.
 func missing(typ reflect.Type, value any, path string, commented map[string]bool) []string {

@@ -11,6 +11,7 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	_ "crypto/sha512" // the hashes that signatures name
+	"crypto/x509"
 	"fmt"
 	"math/big"
 
@@ -44,30 +45,63 @@ func CheckSpec(s Spec) error {
 	return nil
 }
 
-type signature struct {
-	hash crypto.Hash
-	kind string // pss, pkcs1 or a curve
+// Signature is a scheme: the digest's hash, and "pss", "pkcs1" or a curve.
+type Signature struct {
+	Hash crypto.Hash
+	Kind string
 }
 
-var signatures = map[string]signature{
+var signatures = map[string]Signature{
 	"PS256": {crypto.SHA256, "pss"}, "PS384": {crypto.SHA384, "pss"}, "PS512": {crypto.SHA512, "pss"},
 	"RS256": {crypto.SHA256, "pkcs1"}, "RS384": {crypto.SHA384, "pkcs1"}, "RS512": {crypto.SHA512, "pkcs1"},
 	"ES256": {crypto.SHA256, "P-256"}, "ES384": {crypto.SHA384, "P-384"}, "ES512": {crypto.SHA512, "P-521"},
 }
 
-func unsupported(alg string, key any) error {
+// Unsupported refuses an algorithm that is not one for a kind of key.
+func Unsupported(alg string, key any) error {
 	return evidence.Refuse(evidence.CodeUnsupported, "alg", alg, fmt.Sprintf("an algorithm for %T", key))
 }
 
-func lookupSignature(alg string, digest []byte) (signature, error) {
+func lookupSignature(alg string, digest []byte) (Signature, error) {
 	s, ok := signatures[alg]
 	if !ok {
 		return s, evidence.Refuse(evidence.CodeUnsupported, "alg", alg, "PS, RS or ES with 256, 384 or 512")
 	}
-	if len(digest) != s.hash.Size() {
-		return s, evidence.Refuse(evidence.CodeParse, "digest", fmt.Sprintf("%d bytes", len(digest)), fmt.Sprintf("%d for %s", s.hash.Size(), alg))
+	if len(digest) != s.Hash.Size() {
+		return s, evidence.Refuse(evidence.CodeParse, "digest", fmt.Sprintf("%d bytes", len(digest)), fmt.Sprintf("%d for %s", s.Hash.Size(), alg))
 	}
 	return s, nil
+}
+
+// SignatureScheme finds the scheme of an algorithm for a public key and a digest, and refuses those that do not fit.
+func SignatureScheme(pub any, alg string, digest []byte) (Signature, error) {
+	s, err := lookupSignature(alg, digest)
+	if err != nil {
+		return s, err
+	}
+	switch k := pub.(type) {
+	case *rsa.PublicKey:
+		if s.Kind == "pss" || s.Kind == "pkcs1" {
+			return s, nil
+		}
+	case *ecdsa.PublicKey:
+		if s.Kind == k.Curve.Params().Name {
+			return s, nil
+		}
+	}
+	return s, Unsupported(alg, pub)
+}
+
+// PublicKey parses the public half of material; nil for AES keys.
+func PublicKey(m Material) (any, error) {
+	if len(m.Public) == 0 {
+		return nil, nil
+	}
+	pub, err := x509.ParsePKIXPublicKey(m.Public)
+	if err != nil {
+		return nil, fmt.Errorf("public key of a record: %w", err)
+	}
+	return pub, nil
 }
 
 // sign signs a digest. ECDSA signatures are R and S side by side, each as long as the curve's field.
@@ -78,14 +112,14 @@ func sign(key any, alg string, digest []byte) ([]byte, error) {
 	}
 	switch k := key.(type) {
 	case *rsa.PrivateKey:
-		switch s.kind {
+		switch s.Kind {
 		case "pss":
-			return rsa.SignPSS(rand.Reader, k, s.hash, digest, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+			return rsa.SignPSS(rand.Reader, k, s.Hash, digest, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
 		case "pkcs1":
-			return rsa.SignPKCS1v15(rand.Reader, k, s.hash, digest)
+			return rsa.SignPKCS1v15(rand.Reader, k, s.Hash, digest)
 		}
 	case *ecdsa.PrivateKey:
-		if k.Curve.Params().Name != s.kind {
+		if k.Curve.Params().Name != s.Kind {
 			break
 		}
 		r, t, err := ecdsa.Sign(rand.Reader, k, digest)
@@ -98,7 +132,7 @@ func sign(key any, alg string, digest []byte) ([]byte, error) {
 		t.FillBytes(out[n:])
 		return out, nil
 	}
-	return nil, unsupported(alg, key)
+	return nil, Unsupported(alg, key)
 }
 
 // Verify tells whether a signature over a digest is by the private half of pub.
@@ -109,23 +143,27 @@ func Verify(pub any, alg string, digest, sig []byte) (bool, error) {
 	}
 	switch k := pub.(type) {
 	case *rsa.PublicKey:
-		switch s.kind {
+		switch s.Kind {
 		case "pss":
-			return rsa.VerifyPSS(k, s.hash, digest, sig, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}) == nil, nil
+			return rsa.VerifyPSS(k, s.Hash, digest, sig, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}) == nil, nil
 		case "pkcs1":
-			return rsa.VerifyPKCS1v15(k, s.hash, digest, sig) == nil, nil
+			return rsa.VerifyPKCS1v15(k, s.Hash, digest, sig) == nil, nil
 		}
 	case *ecdsa.PublicKey:
-		if k.Curve.Params().Name == s.kind {
+		if k.Curve.Params().Name == s.Kind {
 			n := (k.Curve.Params().BitSize + 7) / 8
 			return len(sig) == 2*n && ecdsa.Verify(k, digest, new(big.Int).SetBytes(sig[:n]), new(big.Int).SetBytes(sig[n:])), nil
 		}
 	}
-	return false, unsupported(alg, pub)
+	return false, Unsupported(alg, pub)
 }
 
-// encryptPublic encrypts to an RSA key. RSA1_5 is not offered: its decryption tells an attacker about padding.
-func encryptPublic(pub *rsa.PublicKey, alg string, plain []byte) ([]byte, error) {
+// EncryptPublic encrypts to an RSA key. RSA1_5 is not offered: its decryption tells an attacker about padding.
+func EncryptPublic(key any, alg string, plain []byte) ([]byte, error) {
+	pub, ok := key.(*rsa.PublicKey)
+	if !ok {
+		return nil, Unsupported(alg, key)
+	}
 	var out []byte
 	var err error
 	switch alg {
@@ -134,7 +172,7 @@ func encryptPublic(pub *rsa.PublicKey, alg string, plain []byte) ([]byte, error)
 	case "RSA-OAEP-256":
 		out, err = rsa.EncryptOAEP(sha256.New(), rand.Reader, pub, plain, nil)
 	default:
-		return nil, unsupported(alg, pub)
+		return nil, Unsupported(alg, pub)
 	}
 	if err != nil {
 		return nil, evidence.Refuse(evidence.CodeParse, "value", fmt.Sprintf("%d bytes", len(plain)), "short enough for the key")
@@ -151,15 +189,16 @@ func decryptPrivate(key *rsa.PrivateKey, alg string, in []byte) ([]byte, error) 
 	case "RSA-OAEP-256":
 		out, err = rsa.DecryptOAEP(sha256.New(), nil, key, in, nil)
 	default:
-		return nil, unsupported(alg, key)
+		return nil, Unsupported(alg, key)
 	}
 	if err != nil {
-		return nil, notThisKey()
+		return nil, NotThisKey()
 	}
 	return out, nil
 }
 
-func notThisKey() error {
+// NotThisKey is the one answer to every ciphertext that does not decrypt.
+func NotThisKey() error {
 	return evidence.Refuse(evidence.CodeBinding, "value", "does not decrypt", "what this key encrypted, unchanged")
 }
 
@@ -171,13 +210,19 @@ var octAlgs = map[string]struct {
 	"A128KW": {128, false}, "A192KW": {192, false}, "A256KW": {256, false},
 }
 
-func gcmOf(key []byte, alg string) (cipher.AEAD, error) {
+// SecretAlgorithm tells whether an algorithm for an AES key of a size is GCM; otherwise it is AES key wrap.
+func SecretAlgorithm(alg string, bits int) (gcm bool, err error) {
 	a, ok := octAlgs[alg]
-	if !ok || a.bits != 8*len(key) {
-		return nil, evidence.Refuse(evidence.CodeUnsupported, "alg", alg, fmt.Sprintf("A%dGCM or A%dKW", 8*len(key), 8*len(key)))
+	if !ok || a.bits != bits {
+		return false, evidence.Refuse(evidence.CodeUnsupported, "alg", alg, fmt.Sprintf("A%dGCM or A%dKW", bits, bits))
 	}
-	if !a.gcm {
-		return nil, nil
+	return a.gcm, nil
+}
+
+func gcmOf(key []byte, alg string) (cipher.AEAD, error) {
+	gcm, err := SecretAlgorithm(alg, 8*len(key))
+	if err != nil || !gcm {
+		return nil, err
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
@@ -218,7 +263,7 @@ func decryptSecret(key []byte, alg string, s Sealed) ([]byte, error) {
 	}
 	out, err := gcm.Open(nil, s.IV, append(append([]byte(nil), s.Ciphertext...), s.Tag...), s.AAD)
 	if err != nil {
-		return nil, notThisKey()
+		return nil, NotThisKey()
 	}
 	return out, nil
 }

@@ -264,11 +264,11 @@ func (s *Software) Encrypt(_ context.Context, at Address, m Material, alg string
 	err = s.use(at, m, func(key any) error {
 		switch k := key.(type) {
 		case *rsa.PrivateKey:
-			out.Ciphertext, err = encryptPublic(&k.PublicKey, alg, plain)
+			out.Ciphertext, err = EncryptPublic(&k.PublicKey, alg, plain)
 		case []byte:
 			out, err = encryptSecret(k, alg, plain, in.AAD)
 		default:
-			err = unsupported(alg, key)
+			err = Unsupported(alg, key)
 		}
 		return err
 	})
@@ -284,7 +284,7 @@ func (s *Software) Decrypt(_ context.Context, at Address, m Material, alg string
 		case []byte:
 			out, err = decryptSecret(k, alg, in)
 		default:
-			err = unsupported(alg, key)
+			err = Unsupported(alg, key)
 		}
 		return err
 	})

@@ -68,6 +68,11 @@ func CheckKey(kek *rsa.PublicKey) error {
 
 // Wrap wraps target to kek.
 func Wrap(form Form, kek *rsa.PublicKey, target []byte) ([]byte, error) {
+	return WrapUnder(form, kek, func(ephemeral []byte) ([]byte, error) { return WrapPadded(ephemeral, target) })
+}
+
+// WrapUnder is Wrap for a target that is kept elsewhere: wrap gives it under AES key wrap with padding and the ephemeral key.
+func WrapUnder(form Form, kek *rsa.PublicKey, wrap func(ephemeral []byte) ([]byte, error)) ([]byte, error) {
 	h, err := form.hash()
 	if err != nil {
 		return nil, err
@@ -84,7 +89,7 @@ func Wrap(form Form, kek *rsa.PublicKey, target []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wrapping the ephemeral AES key: %w", err)
 	}
-	tail, err := WrapPadded(aesKey, target)
+	tail, err := wrap(aesKey)
 	if err != nil {
 		return nil, err
 	}
