@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 GO ?= go
 export CGO_ENABLED ?= 1
+# Debian keeps some of the tools that tests call where users who are not root do not look.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 PROGRAMS := cloister cloister-attest cloister-keys cloister-paravisor cloister-softchip cloister-forward
 # Prints what was skipped, and why, at the end.

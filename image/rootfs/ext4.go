@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"cloister.dev/cloister/internal/sbin"
 )
 
 // FileSystem says what an ext4 file system is made with. Nothing in it is random.
@@ -59,7 +61,7 @@ func WriteExt4(ctx context.Context, img string, t Tree, fs FileSystem) error {
 	env := append(os.Environ(), "E2FSPROGS_FAKE_TIME="+stamp, "SOURCE_DATE_EPOCH="+stamp, "MKE2FS_CONFIG=/dev/null", "TZ=UTC", "LC_ALL=C")
 
 	// Inode tables are cleared here, so that no VM spends its first minutes on that.
-	mk := exec.CommandContext(ctx, "mke2fs", "-q", "-F", "-t", "ext4", "-b", fmt.Sprint(BlockSize), "-I", fmt.Sprint(inodeSize),
+	mk := exec.CommandContext(ctx, sbin.Path("mke2fs"), "-q", "-F", "-t", "ext4", "-b", fmt.Sprint(BlockSize), "-I", fmt.Sprint(inodeSize),
 		"-i", fmt.Sprint(bytesPerInode), "-J", fmt.Sprintf("size=%d", journalMiB), "-m", "1", "-L", fs.Label, "-U", fs.UUID,
 		"-O", "has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize,filetype,sparse_super,large_file,resize_inode,dir_index,ext_attr",
 		"-E", "hash_seed="+fs.HashSeed+",root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0", img)
@@ -81,7 +83,7 @@ func WriteExt4(ctx context.Context, img string, t Tree, fs FileSystem) error {
 	if err := os.WriteFile(list, script, 0o600); err != nil {
 		return fmt.Errorf("staging the root: %w", err)
 	}
-	fill := exec.CommandContext(ctx, "debugfs", "-w", "-f", list, img)
+	fill := exec.CommandContext(ctx, sbin.Path("debugfs"), "-w", "-f", list, img)
 	fill.Env = env
 	var stderr bytes.Buffer
 	fill.Stderr = &stderr
@@ -94,7 +96,7 @@ func WriteExt4(ctx context.Context, img string, t Tree, fs FileSystem) error {
 			return fmt.Errorf("filling the file system: debugfs says %q", l)
 		}
 	}
-	check := exec.CommandContext(ctx, "e2fsck", "-f", "-n", img)
+	check := exec.CommandContext(ctx, sbin.Path("e2fsck"), "-f", "-n", img)
 	check.Env = env
 	if out, err := check.CombinedOutput(); err != nil {
 		return fmt.Errorf("e2fsck does not like the new file system: %w: %s", err, bytes.TrimSpace(out))

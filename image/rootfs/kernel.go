@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"cloister.dev/cloister/image/initrd"
+	"cloister.dev/cloister/internal/sbin"
 )
 
 // KernelModules are those that the running distribution gets, beside what init already loaded: network, disks,
@@ -59,7 +60,7 @@ func LoadKernel(ctx context.Context, dir string) (*Kernel, error) {
 	}
 	k.Config = string(config)
 	k.dir = filepath.Join(dir, "lib", "modules", k.Version)
-	if out, err := exec.CommandContext(ctx, "depmod", "-b", dir, k.Version).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, sbin.Path("depmod"), "-b", dir, k.Version).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("depmod (package kmod): %w: %s", err, bytes.TrimSpace(out))
 	}
 	f, err := os.Open(filepath.Join(k.dir, "modules.dep"))
@@ -120,7 +121,7 @@ func (k *Kernel) AddModules(ctx context.Context, t Tree, tmp string) error {
 			return fmt.Errorf("staging kernel modules: %w", err)
 		}
 	}
-	if out, err := exec.CommandContext(ctx, "depmod", "-b", base, k.Version).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, sbin.Path("depmod"), "-b", base, k.Version).CombinedOutput(); err != nil {
 		return fmt.Errorf("depmod (package kmod): %w: %s", err, bytes.TrimSpace(out))
 	}
 	return filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {

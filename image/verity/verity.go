@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/internal/sbin"
 )
 
 // BlockSize of data and hashes, in bytes.
@@ -90,7 +91,7 @@ func Format(ctx context.Context, data, hash, uuid string) (Table, error) {
 	if err := os.WriteFile(hash, nil, 0o600); err != nil {
 		return Table{}, fmt.Errorf("making the hash tree: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, "veritysetup", "format", "--hash=sha256", "--data-block-size=4096", "--hash-block-size=4096",
+	cmd := exec.CommandContext(ctx, sbin.Path("veritysetup"), "format", "--hash=sha256", "--data-block-size=4096", "--hash-block-size=4096",
 		"--uuid="+uuid, "--salt="+hex.EncodeToString(t.Salt), data, hash)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	out, err := cmd.CombinedOutput()

@@ -5,13 +5,14 @@ import (
 	"bufio"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"cloister.dev/cloister/internal/sbin"
 )
 
 // State is how one finding stands.
@@ -38,6 +39,7 @@ type Needs struct {
 	Files   []File
 	DiskMiB uint64 // free where State lies
 	State   string // folder
+	Users   bool   // many user ids in one namespace, or root
 }
 
 // Tool is a program and the Debian package it comes from.
@@ -56,9 +58,9 @@ func ToRun(state string) Needs {
 
 // ToBuildImages is what building the default image needs.
 func ToBuildImages(state string) Needs {
-	return Needs{State: state, DiskMiB: 6144,
-		Tools: []Tool{{"mmdebstrap", "mmdebstrap", "root file system"}, {"mke2fs", "e2fsprogs", "file system"}, {"veritysetup", "cryptsetup-bin", "dm-verity tree"},
-			{"sfdisk", "fdisk", "partitions"}, {"mcopy", "mtools", "EFI system partition"}, {"depmod", "kmod", "kernel modules"}},
+	return Needs{State: state, DiskMiB: 6144, Users: true,
+		Tools: []Tool{{"mmdebstrap", "mmdebstrap", "root file system"}, {"mke2fs", "e2fsprogs", "file system"}, {"debugfs", "e2fsprogs", "its files"},
+			{"veritysetup", "cryptsetup-bin", "dm-verity tree"}, {"mcopy", "mtools", "EFI system partition"}, {"depmod", "kmod", "kernel modules"}},
 		Files: []File{{"/usr/lib/systemd/boot/efi/linuxx64.efi.stub", "systemd-boot-efi", "EFI stub of the kernel image"}, {"/usr/share/OVMF/OVMF_VARS_4M.fd", "ovmf", "UEFI variables"}},
 	}
 }
@@ -86,7 +88,11 @@ func Look(needs ...Needs) []Finding {
 	add(Finding{Name: "processors", State: OK, Detail: strconv.Itoa(runtime.NumCPU())})
 	add(kvm())
 	add(tee())
-	add(userNamespaces())
+	for _, n := range needs {
+		if n.Users {
+			add(machineUsers().finding())
+		}
+	}
 	return found
 }
 
@@ -105,21 +111,11 @@ func Err(found []Finding) error {
 }
 
 func tool(t Tool) Finding {
-	path, err := exec.LookPath(t.Name)
+	path, err := sbin.Look(t.Name)
 	if err != nil {
-		for _, dir := range []string{"/usr/sbin", "/sbin"} { // not on every user's PATH
-			if p := filepath.Join(dir, t.Name); executable(p) {
-				return Finding{Name: t.Name, State: OK, Detail: p}
-			}
-		}
 		return Finding{Name: t.Name, State: Missing, Detail: t.For, Mend: "apt-get install " + t.Package}
 	}
 	return Finding{Name: t.Name, State: OK, Detail: path}
-}
-
-func executable(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.Mode()&0o111 != 0
 }
 
 func file(f File) Finding {
@@ -189,17 +185,4 @@ func tee() Finding {
 		}
 	}
 	return Finding{Name: "confidential computing", State: Note, Detail: "no SEV-SNP or TDX; software mode, which protects from nothing on this machine"}
-}
-
-func userNamespaces() Finding {
-	if os.Geteuid() == 0 {
-		return Finding{Name: "user namespaces", State: OK, Detail: "not needed by root"}
-	}
-	if raw, err := os.ReadFile("/proc/sys/kernel/unprivileged_userns_clone"); err == nil && strings.TrimSpace(string(raw)) == "0" {
-		return Finding{Name: "user namespaces", State: Note, Detail: "off for users; images can only be built by root", Mend: "sysctl kernel.unprivileged_userns_clone=1"}
-	}
-	if !executable("/usr/bin/newuidmap") {
-		return Finding{Name: "user namespaces", State: Note, Detail: "newuidmap is missing; images can only be built by root", Mend: "apt-get install uidmap"}
-	}
-	return Finding{Name: "user namespaces", State: OK, Detail: "images can be built without root"}
 }
