@@ -297,6 +297,8 @@ func (w *world) do(req *http.Request) reply {
 	return reply{resp.StatusCode, resp.Header, string(raw)}
 }
 
+func encode64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
+
 func (w *world) createGuestState(vm string, by string, tags map[string]string) {
 	w.t.Helper()
 	body, err := json.Marshal(map[string]any{"kty": "oct-HSM", "key_size": 256, "attributes": map[string]any{"exportable": true}, "tags": tags,

@@ -81,11 +81,18 @@ func (c *call) create(name string) (any, error) {
 		}
 		v.Ops = []string{}
 	}
-	return c.addVersion(name, v, exportable, policy)
+	var customer *customerRef
+	if isGuestState(name) {
+		if customer, err = c.customerKeyOf(in.Tags); err != nil {
+			return nil, err
+		}
+	}
+	return c.addVersion(name, v, exportable, policy, customer)
 }
 
-// addVersion makes material and adds a version, to a new key or to one that is there.
-func (c *call) addVersion(name string, v keystore.Version, exportable *bool, policy *keystore.Policy) (any, error) {
+// addVersion makes material and adds a version, to a new key or to one that is there. A guest-state key under a customer's
+// key has no material of its own.
+func (c *call) addVersion(name string, v keystore.Version, exportable *bool, policy *keystore.Policy, under *customerRef) (any, error) {
 	// A first look, so that no material is made for what will be refused.
 	if k, err := c.Backend.Get(c.req.Context(), c.id(name)); err == nil {
 		if _, err := c.withVersion(k, name, v, exportable, policy); err != nil {
@@ -100,14 +107,20 @@ func (c *call) addVersion(name string, v keystore.Version, exportable *bool, pol
 	}
 	v.Created = c.Now().UTC().Truncate(time.Second)
 	v.Updated = v.Created
-	at := keystore.Address{Key: c.id(name), Version: v.ID}
-	if v.Material, err = c.Backend.Generate(c.req.Context(), at, v.Spec); err != nil {
+	var customer *keystore.CustomerKey
+	if under != nil {
+		if customer, err = c.underCustomerKey(*under, strings.TrimPrefix(name, "gs-")); err != nil {
+			return nil, err
+		}
+	} else if v.Material, err = c.Backend.Generate(c.req.Context(), keystore.Address{Key: c.id(name), Version: v.ID}, v.Spec); err != nil {
 		return nil, err
 	}
 	var out *keystore.Key
 	err = c.Backend.Update(c.req.Context(), c.id(name), func(old *keystore.Key) (*keystore.Key, error) {
 		var err error
-		out, err = c.withVersion(old, name, v, exportable, policy)
+		if out, err = c.withVersion(old, name, v, exportable, policy); err == nil && customer != nil {
+			out.Customer = customer
+		}
 		return out, err
 	})
 	if err != nil {
@@ -251,7 +264,7 @@ func (c *call) rotate(name string) (any, error) {
 	}
 	last := k.Latest()
 	v := keystore.Version{Spec: last.Spec, Enabled: true, Ops: slices.Clone(last.Ops), Tags: maps.Clone(last.Tags)}
-	return c.addVersion(name, v, nil, nil)
+	return c.addVersion(name, v, nil, nil, nil)
 }
 
 func (c *call) update(name, version string) (any, error) {

@@ -29,6 +29,9 @@ func (c *call) crypto(name, version, verb string) (any, error) {
 	if k.GuestState != nil {
 		return nil, evidence.Refuse(evidence.CodePolicy, "key "+name, verb, "open, to a VM that proved what it is; a guest-state key does nothing else").By("guest-state key")
 	}
+	if k.Serves && (verb == "decrypt" || verb == "unwrapkey") {
+		return nil, evidence.Refuse(evidence.CodePolicy, "key "+name, verb, "nothing but the guest states of VMs that prove what they are").By("a key that serves confidential VMs unwraps for no caller")
+	}
 	v, err := c.usable(k, version, afterExpiry[verb])
 	if err != nil {
 		return nil, err

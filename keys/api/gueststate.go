@@ -32,7 +32,7 @@ func (c *call) mayOpen(vmID, name string) error {
 }
 
 // guestStateCall is what open and confirm share: who may ask, and one change of one record.
-func (c *call) guestStateCall(event, vmID string, in *client.OpenBody, change func(k *keystore.Key, v *keystore.Version, w wrapTo, e *audit.Entry) (any, error)) (string, error) {
+func (c *call) guestStateCall(event, vmID string, in *client.OpenBody, change func(k *keystore.Key, v *keystore.Version, w wrapTo, export exporter) (any, error)) (string, error) {
 	if !uuidForm.MatchString(vmID) {
 		return "", evidence.Refuse(evidence.CodeParse, "vmId", fmt.Sprintf("%q", vmID), "a UUID in lower case")
 	}
@@ -45,6 +45,13 @@ func (c *call) guestStateCall(event, vmID string, in *client.OpenBody, change fu
 		return "", c.refused(e, err)
 	}
 	e.TokenSHA256, e.Session, e.Generation = audit.Digest(in.Target), audit.Digest(in.Session), &in.Generation
+	var export exporter
+	if event == "open" {
+		var err error
+		if export, err = c.prepareExport(name); err != nil {
+			return "", c.refused(e, err)
+		}
+	}
 	var value string
 	audited := false
 	err := c.Backend.Update(c.req.Context(), c.id(name), func(k *keystore.Key) (*keystore.Key, error) {
@@ -53,14 +60,20 @@ func (c *call) guestStateCall(event, vmID string, in *client.OpenBody, change fu
 			return nil, err
 		}
 		e.Version = v.ID
-		w, err := c.judge(k, in.Target, &e)
+		w, t, err := c.judge(k, in.Target, &e)
 		if err != nil {
 			return nil, unattested(err)
+		}
+		if export.also != nil {
+			// The customer's key has a policy of its own: both must say yes.
+			if err := allows(export.also, t); err != nil {
+				return nil, unattested(fmt.Errorf("customer-managed key %s: %w", export.also.ID.Name, err))
+			}
 		}
 		if w.kid != release.TransferKey {
 			return nil, unattested(evidence.Refuse(evidence.CodeBinding, "x-ms-runtime.keys", "key "+w.kid, "key "+release.TransferKey))
 		}
-		answer, err := change(k, v, w, &e)
+		answer, err := change(k, v, w, export)
 		if err != nil {
 			return nil, unattested(err)
 		}
@@ -116,7 +129,7 @@ func (c *call) guestStateKey(k *keystore.Key, name string) (*keystore.Version, e
 
 func (c *call) openGuestState(vmID string) (any, error) {
 	var in client.OpenBody
-	value, err := c.guestStateCall("open", vmID, &in, func(k *keystore.Key, v *keystore.Version, w wrapTo, _ *audit.Entry) (any, error) {
+	value, err := c.guestStateCall("open", vmID, &in, func(k *keystore.Key, v *keystore.Version, w wrapTo, export exporter) (any, error) {
 		form, err := keywrap.ParseForm(in.Enc)
 		if err != nil {
 			return nil, err
@@ -125,11 +138,18 @@ func (c *call) openGuestState(vmID string) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		a, err := c.answer(k, v, form, w, in.Nonce)
+		if err := sameEnvelope(k.Customer, export.before); err != nil {
+			return nil, err
+		}
+		wrapped, customer, err := export.wrap(form, w)
+		if err != nil {
+			return nil, fmt.Errorf("wrapping %s: %w", k.ID, err)
+		}
+		a, err := c.answer(k, v, form, w, wrapped, in.Nonce)
 		if err != nil {
 			return nil, err
 		}
-		k.GuestState = &next
+		k.GuestState, k.Customer = &next, customer
 		a.Cloister = &client.GuestState{VMID: vmID, Generation: in.Generation, Next: next.Pending.Generation, Session: in.Session, Nonce: in.Nonce, OperatorTrusted: next.OperatorTrusted}
 		return a, nil
 	})
@@ -142,7 +162,7 @@ func (c *call) openGuestState(vmID string) (any, error) {
 
 func (c *call) confirmGuestState(vmID string) (any, error) {
 	var in client.OpenBody
-	value, err := c.guestStateCall("confirm", vmID, &in, func(k *keystore.Key, _ *keystore.Version, _ wrapTo, _ *audit.Entry) (any, error) {
+	value, err := c.guestStateCall("confirm", vmID, &in, func(k *keystore.Key, _ *keystore.Version, _ wrapTo, _ exporter) (any, error) {
 		next, err := gueststate.Confirm(*k.GuestState, in.Generation, in.Session)
 		if err != nil {
 			return nil, err

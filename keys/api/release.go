@@ -53,16 +53,23 @@ func (c *call) releaseKey(name, version string, e *audit.Entry) (string, error) 
 	if k.GuestState != nil {
 		return "", evidence.Refuse(evidence.CodePolicy, "key "+name, "release", "open: a guest-state key is given for one generation only").By("guest-state key")
 	}
+	if k.Serves {
+		return "", evidence.Refuse(evidence.CodePolicy, "key "+name, "release", "to stay here").By("a key that serves confidential VMs never leaves the key keeper")
+	}
 	v, err := c.usable(k, version, false)
 	if err != nil {
 		return "", err
 	}
 	e.Version = v.ID
-	w, err := c.judge(k, in.Target, e)
+	w, _, err := c.judge(k, in.Target, e)
 	if err != nil {
 		return "", unattested(err)
 	}
-	a, err := c.answer(k, v, form, w, in.Nonce)
+	wrapped, err := c.Backend.Export(c.req.Context(), keystore.Address{Key: k.ID, Version: v.ID}, v.Material, form, w.key)
+	if err != nil {
+		return "", fmt.Errorf("wrapping %s: %w", k.ID, err)
+	}
+	a, err := c.answer(k, v, form, w, wrapped, in.Nonce)
 	if err != nil {
 		return "", err
 	}
@@ -77,33 +84,33 @@ type wrapTo struct {
 
 // judge verifies a token by the keys pinned in the configuration, evaluates the key's policy on its claims, and finds
 // the key to wrap to. The policy in question is the key's own; a request cannot name another.
-func (c *call) judge(k *keystore.Key, target string, e *audit.Entry) (wrapTo, error) {
+func (c *call) judge(k *keystore.Key, target string, e *audit.Entry) (wrapTo, *token.Token, error) {
 	if k.Policy == nil || !k.Exportable {
-		return wrapTo{}, evidence.Refuse(evidence.CodePolicy, "key "+k.ID.Name, "no release policy", "an exportable key with a release policy")
-	}
-	policy, err := release.Parse(k.Policy.Data)
-	if err != nil {
-		return wrapTo{}, fmt.Errorf("stored policy of %s: %w", k.ID, err)
+		return wrapTo{}, nil, evidence.Refuse(evidence.CodePolicy, "key "+k.ID.Name, "no release policy", "an exportable key with a release policy")
 	}
 	t, err := token.Verify(target, c.Authorities, c.Now())
 	if err != nil {
-		return wrapTo{}, err
+		return wrapTo{}, nil, err
 	}
 	e.TokenIssuer, e.TokenID = t.Issuer, t.ID
-	if err := policy.Evaluate(t); err != nil {
-		return wrapTo{}, err
+	if err := allows(k, t); err != nil {
+		return wrapTo{}, nil, err
 	}
 	pub, kid, err := release.WrappingKey(t)
-	return wrapTo{pub, kid}, err
+	return wrapTo{pub, kid}, t, err
 }
 
-// answer wraps a key and puts it into the form of Azure's answer.
-func (c *call) answer(k *keystore.Key, v *keystore.Version, form keywrap.Form, w wrapTo, nonce string) (*client.Answer, error) {
-	at := keystore.Address{Key: k.ID, Version: v.ID}
-	wrapped, err := c.Backend.Export(c.req.Context(), at, v.Material, form, w.key)
+// allows evaluates a key's policy on the claims of a verified token.
+func allows(k *keystore.Key, t *token.Token) error {
+	policy, err := release.Parse(k.Policy.Data)
 	if err != nil {
-		return nil, fmt.Errorf("wrapping %s: %w", at, err)
+		return fmt.Errorf("stored policy of %s: %w", k.ID, err)
 	}
+	return policy.Evaluate(t)
+}
+
+// answer puts a wrapped key into the form of Azure's answer.
+func (c *call) answer(k *keystore.Key, v *keystore.Version, form keywrap.Form, w wrapTo, wrapped []byte, nonce string) (*client.Answer, error) {
 	hsm, err := json.Marshal(client.KeyHSM{SchemaVersion: "1.0", Header: client.KeyHSMHeader{KID: w.kid, Alg: "dir", Enc: string(form)}, Ciphertext: encode(wrapped)})
 	if err != nil {
 		return nil, err

@@ -58,6 +58,8 @@ func (c *call) route() (int, any, error) {
 				return c.do("gueststate.open", func() (any, error) { return c.openGuestState(p[1]) })
 			case "confirm":
 				return c.do("gueststate.confirm", func() (any, error) { return c.confirmGuestState(p[1]) })
+			case "rewrap":
+				return c.do("gueststate.rewrap", func() (any, error) { return c.rewrapGuestState(p[1]) })
 			}
 		}
 	case "rng":

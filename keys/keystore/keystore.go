@@ -35,6 +35,8 @@ type Key struct {
 	Exportable bool              `json:"exportable,omitempty"`
 	Policy     *Policy           `json:"policy,omitempty"`     // set when Exportable
 	GuestState *GuestState       `json:"guestState,omitempty"` // set for guest-state keys
+	Customer   *CustomerKey      `json:"customer,omitempty"`   // set for guest-state keys under a customer's key; they have no material
+	Serves     bool              `json:"serves,omitempty"`     // a customer's key that guest-state keys are under: it does nothing else any more
 	Deleted    *Deleted          `json:"deleted,omitempty"`    // soft-deleted
 	Destroyed  bool              `json:"destroyed,omitempty"`  // nothing but the name is left, so that it is never used again
 	Extra      map[string][]byte `json:"extra,omitempty"`      // the service's own records
@@ -91,6 +93,21 @@ type GuestState struct {
 	OperatorTrusted  bool     `json:"operatorTrusted,omitempty"`
 }
 
+// CustomerKey says which of the customer's keys a guest-state key is under, in the same vault.
+type CustomerKey struct {
+	Name     string   `json:"name"`
+	Version  string   `json:"version"`
+	Latest   bool     `json:"latest,omitempty"` // follow new versions
+	Identity string   `json:"identity"`         // whose role on the key counts: object id
+	Envelope Envelope `json:"envelope"`
+}
+
+// Envelope is a guest-state key under a data key, and that under the customer's key.
+type Envelope struct {
+	Wrapped Sealed `json:"wrapped"`
+	Data    []byte `json:"data"` // nonce of 12 bytes, AES-256-GCM
+}
+
 // Pending is the generation that was promised to the latest session.
 type Pending struct {
 	Generation uint64 `json:"generation"`
@@ -106,7 +123,12 @@ type Address struct {
 func (a Address) String() string { return a.Key.folded() + "/" + a.Version }
 
 // Sealed is what Encrypt makes and Decrypt takes.
-type Sealed struct{ Ciphertext, IV, Tag, AAD []byte }
+type Sealed struct {
+	Ciphertext []byte `json:"ciphertext,omitempty"`
+	IV         []byte `json:"iv,omitempty"`
+	Tag        []byte `json:"tag,omitempty"`
+	AAD        []byte `json:"aad,omitempty"`
+}
 
 // Change computes a new record from the old one (nil where there is none). It may change the copy it is given.
 // Nil and no error removes the record; an error leaves everything as it was.
@@ -164,7 +186,7 @@ func (k *Key) Clone() *Key {
 		v.NotBefore, v.Expires = copyOf(v.NotBefore), copyOf(v.Expires)
 		v.Material = Material{Handle: slices.Clone(v.Material.Handle), Public: slices.Clone(v.Material.Public)}
 	}
-	c.Policy, c.Deleted, c.GuestState = copyOf(k.Policy), copyOf(k.Deleted), copyOf(k.GuestState)
+	c.Policy, c.Deleted, c.GuestState, c.Customer = copyOf(k.Policy), copyOf(k.Deleted), copyOf(k.GuestState), copyOf(k.Customer)
 	if c.Policy != nil {
 		c.Policy.Data = slices.Clone(c.Policy.Data)
 	}
