@@ -28,7 +28,10 @@ type Assignment struct {
 // List is a set of assignments.
 type List []Assignment
 
-const keyVaultKeys = "Microsoft.KeyVault/vaults/keys/"
+const (
+	keyVaultKeys = "Microsoft.KeyVault/vaults/keys/"
+	assignments  = "Microsoft.Authorization/roleAssignments/"
+)
 
 // BuiltIn lists the roles that can be assigned.
 var BuiltIn = []Role{
@@ -41,6 +44,14 @@ var BuiltIn = []Role{
 		keyVaultKeys + "wrap/action", keyVaultKeys + "unwrap/action", keyVaultKeys + "sign/action", keyVaultKeys + "verify/action"}},
 	{Name: "Key Vault Crypto Service Release User", ID: "08bbd89e-9f13-488c-ac41-acfcb10c90ab", Actions: []string{keyVaultKeys + "release/action"}},
 	{Name: "Key Vault Crypto Service Encryption User", ID: "e147488a-f6f5-4113-8e2d-b22465e65bf6", Actions: []string{keyVaultKeys + "read", keyVaultKeys + "wrap/action", keyVaultKeys + "unwrap/action"}},
+	{Name: "Key Vault Data Access Administrator", ID: "8b54135c-b56d-4d72-a534-26097cfdc8d8", Actions: []string{
+		assignments + "read", assignments + "write", assignments + "delete"}},
+	{Name: "Managed HSM Crypto Officer", ID: "515eb02d-2335-4d2d-92f2-b1cbdf9c3778", Actions: []string{keyVaultKeys + "*"}},
+	{Name: "Managed HSM Crypto User", ID: "21dbd100-6940-42c2-9190-5d6cb909625b", Actions: []string{keyVaultKeys + "*"}, NotActions: []string{keyVaultKeys + "purge/action", keyVaultKeys + "recover/action"}},
+	{Name: "Managed HSM Crypto Auditor", ID: "2c18b078-7c48-4d3a-af88-5a3a1b3f82b3", Actions: []string{keyVaultKeys + "read"}},
+	{Name: "Managed HSM Crypto Service Encryption User", ID: "33413926-3206-4cdd-b39a-83574fe37a17", Actions: []string{keyVaultKeys + "read", keyVaultKeys + "wrap/action", keyVaultKeys + "unwrap/action"}},
+	{Name: "Managed HSM Crypto Service Release User", ID: "21dbd100-6940-42c2-9190-5d6cb909625c", Actions: []string{keyVaultKeys + "release/action"}},
+	{Name: "Managed HSM Policy Administrator", ID: "4bd23610-cdcf-4971-bdee-bdc562cc28e4", Actions: []string{assignments + "read", assignments + "write", assignments + "delete"}},
 	{Name: "Attestation Reader", ID: "fd1bd22b-8476-40bc-a0bc-69b95687b9f3", Actions: []string{"Microsoft.Attestation/attestationProviders/read"}},
 	{Name: "Attestation Contributor", ID: "bbf86eb8-f7b4-4cce-96e4-18cddf81d86e", Actions: []string{"Microsoft.Attestation/*"}},
 }
@@ -53,6 +64,26 @@ func ByName(name string) (Role, bool) {
 		}
 	}
 	return Role{}, false
+}
+
+// ByID finds a built-in role by its GUID.
+func ByID(id string) (Role, bool) {
+	for _, r := range BuiltIn {
+		if strings.EqualFold(r.ID, id) {
+			return r, true
+		}
+	}
+	return Role{}, false
+}
+
+// OnlyKeys tells whether a role is about keys and nothing else.
+func (r Role) OnlyKeys() bool {
+	for _, a := range r.Actions {
+		if !strings.HasPrefix(a, keyVaultKeys) {
+			return false
+		}
+	}
+	return len(r.Actions) > 0
 }
 
 // Validate reports every assignment that could never work.

@@ -122,7 +122,7 @@ func (c *call) findCustomer(name, version, who string) (*customer, error) {
 		return nil, err
 	}
 	for _, action := range []string{"wrap/action", "unwrap/action"} {
-		if err := c.Roles.Allowed(&identity.Principal{ObjectID: who}, actions+action, "/vaults/"+c.vault+"/keys/"+name); err != nil {
+		if err := c.allowed(&identity.Principal{ObjectID: who}, actions+action, "/vaults/"+c.vault+"/keys/"+name); err != nil {
 			return nil, no("identity "+who+" has no role for "+action, "Key Vault Crypto Service Encryption User for the encryption set's identity")
 		}
 	}

@@ -39,6 +39,9 @@ func (c *call) route() (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	if status, body, err, found := c.routeAssignments(p); found {
+		return status, body, err
+	}
 	for i := range min(len(p), 1) {
 		p[i] = strings.ToLower(p[i])
 	}
@@ -165,7 +168,7 @@ func (c *call) may(action, name string) error {
 	if c.caller.Kind == identity.KindVM || c.caller.VMID != "" {
 		return forbidden(action, nil)
 	}
-	if err := c.Roles.Allowed(c.caller, action, scope); err != nil {
+	if err := c.allowed(c.caller, action, scope); err != nil {
 		return forbidden(action, err)
 	}
 	return nil

@@ -42,6 +42,9 @@ type Entry struct {
 	TokenSHA256 string            `json:"tokenSha256,omitempty"`
 	Generation  *uint64           `json:"generation,omitempty"`
 	Session     string            `json:"sessionSha256,omitempty"`
+	Assignment  string            `json:"assignment,omitempty"` // of a role: its name, whose it is, and which role
+	Principal   string            `json:"principal,omitempty"`
+	Role        string            `json:"role,omitempty"`
 	Refusal     *evidence.Refusal `json:"refusal,omitempty"`
 	Error       string            `json:"error,omitempty"`
 	Previous    string            `json:"previous"` // SHA-256 of the line before, without its newline
