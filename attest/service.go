@@ -113,7 +113,7 @@ func readCRL(file string) (*x509.RevocationList, error) {
 func newProvider(c Config, name, url string, e api.Evaluator, log *translog.Log, now time.Time) (*api.Provider, error) {
 	p := &api.Provider{Evaluator: e, Log: log}
 	var err error
-	if p.Issuer, err = issuer.Open(c.StateDir, name, url, now); err != nil {
+	if p.Issuer, err = issuer.Open(c.StateDir, name, url, issuer.Rotation{}, now); err != nil {
 		return nil, err
 	}
 	if p.Policies, err = policystore.Open(filepath.Join(c.StateDir, name+".policies.json")); err != nil {
@@ -129,15 +129,15 @@ func newProvider(c Config, name, url string, e api.Evaluator, log *translog.Log,
 		}
 		p.Identity, p.Roles, p.SignIn = v, c.Roles, c.Identity.Issuers[0].URL
 	}
-	return p, publish(c.StateDir, name, p.Issuer)
+	return p, publish(c.StateDir, name, p.Issuer, now)
 }
 
-func publish(dir, name string, i *issuer.Issuer) error {
-	key, err := i.SigningKey()
+func publish(dir, name string, i *issuer.Issuer, now time.Time) error {
+	keys, err := i.PublishedKeys(now)
 	if err != nil {
 		return err
 	}
-	raw, err := json.MarshalIndent(initdata.Service{URL: i.URL(), SigningKeys: []initdata.SigningKey{key}}, "", " ")
+	raw, err := json.MarshalIndent(initdata.Service{URL: i.URL(), SigningKeys: keys}, "", " ")
 	if err != nil {
 		return err
 	}

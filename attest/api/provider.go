@@ -34,8 +34,8 @@ type Provider struct {
 	path string
 }
 
-func (p *Provider) certs(_ *Server, w http.ResponseWriter, _ *http.Request, _ []byte) error {
-	return answer(w, p.Issuer.KeySet())
+func (p *Provider) certs(s *Server, w http.ResponseWriter, _ *http.Request, _ []byte) error {
+	return answer(w, p.Issuer.KeySet(s.now()))
 }
 
 func (p *Provider) discovery(_ *Server, w http.ResponseWriter, _ *http.Request, _ []byte) error {

@@ -1,38 +1,24 @@
-// Package issuer signs the tokens of one issuer URL with one key.
+// Package issuer signs the tokens of one issuer URL.
 //
-// Each root of trust has an issuer of its own, with its own URL and key, so that nobody who believes the
-// hardware issuer can be shown a token about software evidence.
+// Each root of trust and each tenant's instance has an issuer of its own, with its own URL and keys, so that nobody
+// who believes the hardware issuer can be shown a token about software evidence. Keys follow each other by a
+// schedule: see Rotation.
 package issuer
 
 import (
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
-	"math/big"
-	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
-
 	"cloister.dev/cloister/evidence/initdata"
-	"cloister.dev/cloister/internal/failpoint"
 )
-
-// keyBits is the size of a signing key made here.
-const keyBits = 3072
-
-// minKeyBits is the smallest key that is accepted from a file.
-const minKeyBits = 2048
 
 // Life of an attestation token and of a token that answers a policy call, as Azure's service has them.
 const (
@@ -40,142 +26,86 @@ const (
 	PolicyLife = 3600 * time.Second
 )
 
-// certLife is how long the self-signed certificate holds. It carries a key, nothing more: relying
-// parties pin the key.
-const certLife = 10 * 365 * 24 * time.Hour
+// MaxLife is the longest life that a policy may give a token.
+const MaxLife = 365 * 24 * time.Hour
 
-var afterKey = failpoint.New("attest/signing-key")
-
-// Issuer signs with one key.
+// Issuer signs with the key whose turn it is.
 type Issuer struct {
-	url    string
-	key    *rsa.PrivateKey
-	kid    string
-	cert   []byte // DER
-	signer jose.Signer
+	url      string
+	rotation Rotation
+	dir      string // of the key files; empty: nothing is kept
+	name     string
+
+	advancing sync.Mutex // one Advance at a time
+
+	mu   sync.RWMutex
+	keys []*signingKey // by number; never empty
 }
 
-// Open reads the signing key called name from a folder, or makes it. Key files have mode 0600, and one
-// that others may read is refused. The URL is the issuer's name in tokens, without a final slash.
-func Open(dir, name, url string, now time.Time) (*Issuer, error) {
-	key, err := LoadOrMakeKey(filepath.Join(dir, name+".key.pem"))
-	if err != nil {
-		return nil, fmt.Errorf("signing key %s: %w", name, err)
+// Open reads the signing keys called name from a folder, or makes the first ones, and brings the schedule up to
+// now. Key files have mode 0600, and one that others may read is refused. The URL is the issuer's name in tokens,
+// without a final slash.
+func Open(dir, name, url string, r Rotation, now time.Time) (*Issuer, error) {
+	i := &Issuer{url: strings.TrimSuffix(url, "/"), rotation: r, dir: dir, name: name}
+	if err := i.load(now); err != nil {
+		return nil, fmt.Errorf("signing keys of %s: %w", name, err)
 	}
-	return New(key, strings.TrimSuffix(url, "/"), now)
+	if _, err := i.Advance(now); err != nil {
+		return nil, fmt.Errorf("signing keys of %s: %w", name, err)
+	}
+	return i, nil
 }
 
-// New makes an issuer of a key.
+// New makes an issuer of one key that it keeps nowhere and never changes.
 func New(key *rsa.PrivateKey, url string, now time.Time) (*Issuer, error) {
-	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
-	if err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(spki)
-	i := &Issuer{url: url, key: key, kid: base64.RawURLEncoding.EncodeToString(sum[:])}
-	if i.cert, err = selfSign(key, url, sum, now); err != nil {
-		return nil, err
-	}
-	options := (&jose.SignerOptions{}).WithType("JWT").WithHeader("jku", url+"/certs")
-	i.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: jose.JSONWebKey{Key: key, KeyID: i.kid}}, options)
+	i := &Issuer{url: strings.TrimSuffix(url, "/")}
+	k, err := newSigningKey(key, i.url, record{Number: 1, From: now}, now)
+	i.keys = []*signingKey{k}
 	return i, err
-}
-
-// selfSign makes the certificate of /certs anew at each start. It is the same from start to start but
-// for its dates, and nobody should pin it.
-func selfSign(key *rsa.PrivateKey, url string, id [32]byte, now time.Time) ([]byte, error) {
-	template := &x509.Certificate{
-		SerialNumber: new(big.Int).SetBytes(id[:8]), Subject: pkix.Name{CommonName: url},
-		NotBefore: now.Add(-time.Hour).Truncate(24 * time.Hour), NotAfter: now.Add(certLife).Truncate(24 * time.Hour),
-		SignatureAlgorithm: x509.SHA256WithRSA, KeyUsage: x509.KeyUsageDigitalSignature,
-	}
-	return x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-}
-
-// LoadOrMakeKey reads an RSA key (PKCS#8 in PEM), or makes it where the file is missing.
-func LoadOrMakeKey(path string) (*rsa.PrivateKey, error) {
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return makeKey(path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return nil, fmt.Errorf("%s has mode %04o, want 0600: others could sign", path, mode)
-	}
-	block, _ := pem.Decode(raw)
-	if block == nil || block.Type != "PRIVATE KEY" {
-		return nil, fmt.Errorf("%s holds no PEM block PRIVATE KEY", path)
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	key, ok := parsed.(*rsa.PrivateKey)
-	if !ok || key.N.BitLen() < minKeyBits {
-		return nil, fmt.Errorf("%s holds no RSA key of at least %d bits", path, minKeyBits)
-	}
-	return key, nil
-}
-
-func makeKey(path string) (*rsa.PrivateKey, error) {
-	key, err := rsa.GenerateKey(rand.Reader, keyBits)
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	if err := writeOnce(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
-		return nil, err
-	}
-	afterKey.Hit()
-	return key, nil
-}
-
-// writeOnce writes a secret file whole and synced, or not at all. It never replaces one.
-func writeOnce(path string, content []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // URL is the issuer's name in tokens.
 func (i *Issuer) URL() string { return i.url }
 
-// SigningKey is what relying parties pin.
-func (i *Issuer) SigningKey() (initdata.SigningKey, error) {
-	spki, err := x509.MarshalPKIXPublicKey(&i.key.PublicKey)
-	if err != nil {
-		return initdata.SigningKey{}, err
-	}
-	return initdata.SigningKey{KID: i.kid, PEM: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}))}, nil
+// SigningKeys are what relying parties pin: the key that signs at a time, and those that follow it. A pin holds as
+// long as its last key does.
+func (i *Issuer) SigningKeys(at time.Time) ([]initdata.SigningKey, error) {
+	return pinned(i.published(at, false))
 }
 
-// Stamp adds issuer and times to claims. A life of zero or less is an error.
+// PublishedKeys are all keys by which a token that has not expired may be signed, now or later: SigningKeys, then
+// those whose turn is over.
+func (i *Issuer) PublishedKeys(at time.Time) ([]initdata.SigningKey, error) {
+	return pinned(i.published(at, true))
+}
+
+func pinned(keys []*signingKey) ([]initdata.SigningKey, error) {
+	var out []initdata.SigningKey
+	for _, k := range keys {
+		p, err := k.pin()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// published lists keys: the one in use first.
+func (i *Issuer) published(at time.Time, old bool) []*signingKey {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	now := i.turn(at)
+	out := append([]*signingKey{}, i.keys[now:]...)
+	if old {
+		out = append(out, i.keys[:now]...)
+	}
+	return out
+}
+
+// Stamp adds issuer and times to claims. A life of zero or less, or above MaxLife, is an error.
 func (i *Issuer) Stamp(claims map[string]any, now time.Time, life time.Duration) error {
-	if life <= 0 {
+	if life <= 0 || life > MaxLife {
 		return fmt.Errorf("a token life of %s", life)
 	}
 	at := now.Unix()
@@ -190,13 +120,23 @@ func NewID() string {
 	return hex.EncodeToString(id[:])
 }
 
-// Sign makes a compact JWS of claims, as compact JSON with members in alphabetical order.
+// Sign makes a compact JWS of stamped claims, as compact JSON with members in alphabetical order. The key is the
+// one whose turn it is at the claims' iat. That it must stay published until the claims' exp is written down first.
 func (i *Issuer) Sign(claims map[string]any) (string, error) {
+	iat, stamped := claims["iat"].(int64)
+	exp, ends := claims["exp"].(int64)
+	if !stamped || !ends {
+		return "", errors.New("claims without issue time and expiry")
+	}
 	payload, err := compactJSON(claims)
 	if err != nil {
 		return "", err
 	}
-	jws, err := i.signer.Sign(payload)
+	k, err := i.keyFor(time.Unix(iat, 0), time.Unix(exp, 0))
+	if err != nil {
+		return "", err
+	}
+	jws, err := k.signer.Sign(payload)
 	if err != nil {
 		return "", err
 	}
@@ -212,4 +152,14 @@ func Unsecured(claims map[string]any) (string, error) {
 	}
 	enc := base64.RawURLEncoding
 	return enc.EncodeToString([]byte(`{"alg":"none","typ":"JWT"}`)) + "." + enc.EncodeToString(payload) + ".", nil
+}
+
+func (i *Issuer) schedulePath() string { return filepath.Join(i.dir, i.name+".keys.json") }
+
+// keyPath is where a key lies. The first has no number: it is older than the schedule.
+func (i *Issuer) keyPath(number int) string {
+	if number == 1 {
+		return filepath.Join(i.dir, i.name+".key.pem")
+	}
+	return filepath.Join(i.dir, fmt.Sprintf("%s.key-%d.pem", i.name, number))
 }

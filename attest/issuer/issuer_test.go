@@ -20,18 +20,19 @@ const url = "https://attest.cloister.test/software"
 
 func TestIssuer(t *testing.T) {
 	dir := t.TempDir()
-	first, err := Open(dir, "software", url+"/", now)
+	first, err := Open(dir, "software", url+"/", Rotation{}, now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := Open(dir, "software", url, now.Add(time.Hour))
+	again, err := Open(dir, "software", url, Rotation{}, now.Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := first.SigningKey()
-	if err != nil {
-		t.Fatal(err)
+	keys, err := first.SigningKeys(now)
+	if err != nil || len(keys) != 1 {
+		t.Fatalf("%d keys, %v", len(keys), err)
 	}
+	key := keys[0]
 	claims := map[string]any{"b": "<&>", "a": int64(1), "jti": NewID()}
 	if err := again.Stamp(claims, now, TokenLife); err != nil {
 		t.Fatal(err)
@@ -60,7 +61,7 @@ func TestIssuer(t *testing.T) {
 	if want := `{"alg":"RS256","jku":"` + url + `/certs","kid":"` + key.KID + `","typ":"JWT"}`; string(header) != want {
 		t.Errorf("header %s, want %s", header, want)
 	}
-	entry := first.KeySet()["keys"].([]any)[0].(map[string]any)
+	entry := first.KeySet(now)["keys"].([]any)[0].(map[string]any)
 	der, err := base64.StdEncoding.DecodeString(entry["x5c"].([]string)[0])
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +76,7 @@ func TestIssuer(t *testing.T) {
 	if err := first.Stamp(claims, now, 0); err == nil {
 		t.Error("a life of zero was stamped")
 	}
-	other, err := Open(dir, "hardware", "https://attest.cloister.test", now)
+	other, err := Open(dir, "hardware", "https://attest.cloister.test", Rotation{}, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +99,7 @@ func TestIssuer(t *testing.T) {
 func TestKeyFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "software.key.pem")
-	if _, err := Open(dir, "software", url, now); err != nil {
+	if _, err := Open(dir, "software", url, Rotation{}, now); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(path)
@@ -112,7 +113,7 @@ func TestKeyFile(t *testing.T) {
 	if err := os.Chmod(path, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(dir, "software", url, now); err == nil {
+	if _, err := Open(dir, "software", url, Rotation{}, now); err == nil {
 		t.Error("a key that others may read was taken")
 	}
 	for name, content := range map[string]string{"empty": "", "no PEM": "x", "cut": string(good[:len(good)/2]), "other block": strings.ReplaceAll(string(good), "PRIVATE KEY", "RSA PRIVATE KEY")} {
@@ -122,17 +123,17 @@ func TestKeyFile(t *testing.T) {
 		if err := os.Chmod(path, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(dir, "software", url, now); err == nil {
+		if _, err := Open(dir, "software", url, Rotation{}, now); err == nil {
 			t.Errorf("%s: a broken key file was taken or replaced", name)
 		}
 	}
 	if err := os.WriteFile(path, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(dir, "software", url, now); err != nil {
+	if _, err := Open(dir, "software", url, Rotation{}, now); err != nil {
 		t.Errorf("twin: %v", err)
 	}
-	if _, err := Open(filepath.Join(dir, "missing"), "software", url, now); err == nil {
+	if _, err := Open(filepath.Join(dir, "missing"), "software", url, Rotation{}, now); err == nil {
 		t.Error("a missing folder was taken")
 	}
 }

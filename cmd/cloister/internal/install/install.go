@@ -307,15 +307,15 @@ func (i *Installation) attest() error {
 
 // verifier pins the verifier: its issuer and the key that signs its tokens.
 func (i *Installation) verifier() (initdata.Service, error) {
-	is, err := issuer.Open(i.path("attest"), softwareIssuer, i.url("attest"), i.Now())
+	is, err := issuer.Open(i.path("attest"), softwareIssuer, i.url("attest"), issuer.Rotation{}, i.Now())
 	if err != nil {
 		return initdata.Service{}, err
 	}
-	pin, err := is.SigningKey()
+	pins, err := is.SigningKeys(i.Now())
 	if err != nil {
 		return initdata.Service{}, err
 	}
-	return initdata.Service{URL: i.url("attest"), SigningKeys: []initdata.SigningKey{pin}, TLSCA: i.caPEM()}, nil
+	return initdata.Service{URL: i.url("attest"), SigningKeys: pins, TLSCA: i.caPEM()}, nil
 }
 
 func (i *Installation) caPEM() string {
