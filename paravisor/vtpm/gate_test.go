@@ -250,6 +250,36 @@ func TestReadRefusals(t *testing.T) {
 	}
 }
 
+// TestReadUnderAResourceManager saves and loads the session around each command, as /dev/tpmrm0 does.
+func TestReadUnderAResourceManager(t *testing.T) {
+	r := newRig(t)
+	h, _ := r.name(nvHCLReport)
+	session, end, err := tpm2.HMACSession(r.tpm, tpm2.TPMAlgSHA256, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end()
+	for offset := range uint16(3) {
+		saved, err := tpm2.ContextSave{SaveHandle: session.Handle()}.Execute(r.tpm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := (tpm2.ContextLoad{Context: saved.Context}).Execute(r.tpm); err != nil {
+			t.Fatal(err)
+		}
+		got, err := tpm2.NVRead{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: session}, NVIndex: h, Size: 16, Offset: offset}.Execute(r.tpm)
+		if err != nil || !bytes.Equal(got.Data.Buffer, r.gate.report[offset:offset+16]) {
+			t.Fatalf("at %d: %v, %v", offset, got, err)
+		}
+	}
+	// Once the session was used elsewhere, its nonces are unknown here.
+	if _, err := (tpm2.PCREvent{PCRHandle: tpm2.AuthHandle{Handle: 16, Auth: session}, EventData: tpm2.TPM2BEvent{Buffer: []byte("x")}}).Execute(r.tpm); err != nil {
+		t.Fatal(err)
+	}
+	_, err = tpm2.NVRead{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: session}, NVIndex: h, Size: 16}.Execute(r.tpm)
+	checkRC(t, err, rcAuthType)
+}
+
 func checkRC(t *testing.T, err error, want uint32) {
 	t.Helper()
 	var rc tpm2.TPMRC

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -27,19 +28,22 @@ const (
 	rcAuthFailSession uint32         = 0x98e // TPM_RC_AUTH_FAIL, session 1
 )
 
+var movesSessions = []tpm2.TPMCC{tpm2.TPMCCContextSave, tpm2.TPMCCContextLoad}
+
 // plainSession is an HMAC session without salt and bind key.
 type plainSession struct {
 	hash     tpm2.TPMIAlgHash
 	nonceTPM []byte
 }
 
-// observe follows plain sessions. Whatever uses one in another way than a served read makes it unknown.
+// observe follows plain sessions. Whatever uses one in another way than a served read makes it unknown. Saving and
+// loading it, as a resource manager does around each command, is no use: the nonces stay.
 func (g *Gate) observe(c command, answer []byte) {
 	if len(answer) < 10 || be32(answer[6:]) != rcOK {
 		return
 	}
 	for handle := range g.sessions {
-		if bytes.Contains(c[10:], binary.BigEndian.AppendUint32(nil, uint32(handle))) && c.code() != tpm2.TPMCCContextSave {
+		if bytes.Contains(c[10:], binary.BigEndian.AppendUint32(nil, uint32(handle))) && !slices.Contains(movesSessions, c.code()) {
 			delete(g.sessions, handle)
 		}
 	}
