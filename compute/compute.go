@@ -22,6 +22,7 @@ import (
 
 	"cloister.dev/cloister/compute/arm"
 	"cloister.dev/cloister/compute/disk"
+	"cloister.dev/cloister/compute/encryptionset"
 	"cloister.dev/cloister/compute/hosts"
 	"cloister.dev/cloister/compute/imagesvc"
 	"cloister.dev/cloister/compute/network"
@@ -116,19 +117,20 @@ func New(c Config, d Deps) (*Server, error) {
 	nets := &network.Service{DB: db, VNets: store.Of[network.VNet](db, "vnet"), NICs: store.Of[network.NIC](db, "nic"), Groups: groups, Location: c.Location, Now: d.Now}
 	disks := &disk.Service{DB: db, Store: store.Of[disk.Disk](db, "disk"), Groups: groups}
 	images := &imagesvc.Service{Dir: c.ImageDir, Location: c.Location, MinDiskGiB: c.MinDiskGiB}
+	sets := &encryptionset.Service{DB: db, Store: store.Of[encryptionset.Set](db, "encryptionset"), Groups: groups, Location: c.Location, TenantID: c.TenantID, Vault: strings.TrimSuffix(c.Keys.URL, "/"), Now: d.Now}
 	vms := &vm.Service{
 		DB: db, VMs: store.Of[vm.VM](db, "vm"), Statuses: store.Of[vm.Status](db, "vmstatus"), Journeys: store.Of[vm.Journey](db, "journey"),
 		Identities: store.Of[vm.Identity](db, "vmid"), Questions: store.Of[vm.Question](db, "question"), Usages: store.Of[quota.Usage](db, "usage"),
 		Hosts: store.Of[scheduler.Host](db, "host"), Placements: store.Of[scheduler.Placement](db, "placement"), Alive: store.Of[time.Time](db, "alive"),
-		Groups: groups, Disks: disks, Network: nets, Images: images, Operations: ops,
+		Groups: groups, Disks: disks, EncryptionSets: sets, Network: nets, Images: images, Operations: ops,
 		Location: c.Location, Zones: c.Zones, Limits: c.Quota, Cap: c.Cap, CPUModel: c.CPUModel, Attest: c.Attest, KeyService: c.Keys,
 		Keys: d.Keys, Maker: d.Maker, Now: d.Now, Wait: d.AnswerWait, Log: d.Log,
 	}
-	groups.Contents = []resources.Content{vms, disks, nets}
+	groups.Contents = []resources.Content{vms, disks, sets, nets}
 	cloud := &resources.Cloud{Endpoint: c.Endpoint, Authority: c.Authority, TenantID: c.TenantID, Subscription: c.Subscriptions, Location: c.Location,
 		Audiences: c.Identity.Audiences, VaultSuffix: c.VaultSuffix, AttestURL: c.Attest.URL, Authorize: c.Roles.Allowed,
 		ResourceTypes: map[string][]string{
-			"Microsoft.Compute": {"virtualMachines", "disks", "images", "locations/operations", "locations/usages", "skus"},
+			"Microsoft.Compute": {"virtualMachines", "disks", "diskEncryptionSets", "images", "locations/operations", "locations/usages", "skus"},
 			"Microsoft.Network": {"virtualNetworks", "virtualNetworks/subnets", "networkInterfaces"},
 		}}
 	agents := &hosts.Service{DB: db, Tokens: store.Of[hosts.UsedToken](db, "jointoken"), VMs: vms, CA: ca, TokenDigests: c.JoinTokens, MintVM: d.MintVM, Now: d.Now, Log: d.Log}
@@ -143,7 +145,7 @@ func New(c Config, d Deps) (*Server, error) {
 		Observe: func(route string, status int, t time.Duration) {
 			took.WithLabelValues(route, fmt.Sprint(status)).Observe(t.Seconds())
 		}}
-	for _, part := range []interface{ Routes() []arm.Route }{cloud, groups, nets, disks, images, vms, ops} {
+	for _, part := range []interface{ Routes() []arm.Route }{cloud, groups, nets, disks, sets, images, vms, ops} {
 		router.Routes = append(router.Routes, part.Routes()...)
 	}
 	s := &Server{cfg: c, deps: d, agents: agents.Handler(), vms: vms, ca: ca}

@@ -23,7 +23,9 @@ type Disk struct {
 	StorageType string       `json:"storageType"`
 	Encryption  string       `json:"encryption"` // mode of the VM it was made for
 	ImageID     string       `json:"imageId"`
-	VM          string       `json:"vm,omitempty"` // id of the VM that uses it
+	// EncryptionSet is the id of the disk encryption set whose key the disk is under; empty without one.
+	EncryptionSet string `json:"encryptionSet,omitempty"`
+	VM            string `json:"vm,omitempty"` // id of the VM that uses it
 }
 
 // Service serves disks.
@@ -62,12 +64,20 @@ func (d Disk) wire() any {
 		"provisioningState": "Succeeded", "diskState": state, "osType": "Linux", "hyperVGeneration": "V2", "diskSizeGB": d.SizeGiB, "diskSizeBytes": int64(d.SizeGiB) << 30,
 		"uniqueId": d.UniqueID, "timeCreated": d.Meta.Created, "creationData": map[string]any{"createOption": "FromImage", "imageReference": map[string]any{"id": d.ImageID}},
 		"encryption": map[string]any{"type": "EncryptionAtRestWithPlatformKey"}, "networkAccessPolicy": "DenyAll", "publicNetworkAccess": "Disabled",
-		"securityProfile": map[string]any{"securityType": securityTypes[d.Encryption]}})
+		"securityProfile": d.security()})
 	out["sku"] = map[string]any{"name": d.StorageType, "tier": "Premium"}
 	if d.VM != "" {
 		out["managedBy"] = d.VM
 	}
 	return out
+}
+
+// security is what Azure calls such a disk, and whose key it is under.
+func (d Disk) security() map[string]any {
+	if d.EncryptionSet != "" {
+		return map[string]any{"securityType": "ConfidentialVM_DiskEncryptedWithCustomerKey", "secureVMDiskEncryptionSetId": d.EncryptionSet}
+	}
+	return map[string]any{"securityType": securityTypes[d.Encryption]}
 }
 
 func (s *Service) put(ctx context.Context, r *arm.Request) (*arm.Response, error) {

@@ -39,7 +39,7 @@ type VM struct {
 	VTPM             *bool
 	EncryptionAtHost bool
 	Encryption       string // mode of the OS disk; "" is not given
-	EncryptionSet    string // customer key for a confidential disk
+	EncryptionSet    EncryptionSet
 
 	OSDiskGiB    int // 0: as large as the image asks for
 	CreateOption string
@@ -51,6 +51,13 @@ type VM struct {
 	NICs  []NIC
 	OS    OS
 	Init  *Init // nil: the tenant gave none
+}
+
+// EncryptionSet is what is known of the disk encryption set that the request names.
+type EncryptionSet struct {
+	Named bool
+	Found bool
+	Name  string
 }
 
 // Image is what is known of the image that the request names.
@@ -182,8 +189,13 @@ func (r *report) security(vm VM, size catalog.Size, sizeKnown bool) {
 	} else if vm.EncryptionAtHost {
 		r.add("InvalidParameter", profile+"encryptionAtHost", "encryptionAtHost is not supported here.")
 	}
-	if vm.EncryptionSet != "" {
-		r.add("InvalidParameter", "properties.storageProfile.osDisk.managedDisk.securityProfile.diskEncryptionSet", "Disk encryption sets are not supported here.")
+	const set = "properties.storageProfile.osDisk.managedDisk.securityProfile.diskEncryptionSet"
+	switch {
+	case !vm.EncryptionSet.Named:
+	case vm.Encryption != DiskWithGuest:
+		r.add("InvalidParameter", set, "A disk encryption set can be given with securityEncryptionType %s only; this is '%s'.", DiskWithGuest, vm.Encryption)
+	case !vm.EncryptionSet.Found:
+		r.add("NotFound", set+".id", "Disk encryption set '%s' was not found.", vm.EncryptionSet.Name)
 	}
 }
 

@@ -61,7 +61,11 @@ func TestRules(t *testing.T) {
 		{"host encryption with guest state only", func(v *VM, _ *Installation) {
 			v.EncryptionAtHost, v.Encryption, v.Init.Encryption = true, GuestStateOnly, GuestStateOnly
 		}, []string{"properties.securityProfile.encryptionAtHost"}, "InvalidParameter"},
-		{"encryption set", func(v *VM, _ *Installation) { v.EncryptionSet = "x" }, []string{"properties.storageProfile.osDisk.managedDisk.securityProfile.diskEncryptionSet"}, "InvalidParameter"},
+		{"an encryption set that is not there", func(v *VM, _ *Installation) { v.EncryptionSet = EncryptionSet{Named: true, Name: "x"} }, []string{"properties.storageProfile.osDisk.managedDisk.securityProfile.diskEncryptionSet.id"}, "NotFound"},
+		{"an encryption set without disk encryption", func(v *VM, _ *Installation) {
+			v.EncryptionSet = EncryptionSet{Named: true, Found: true}
+			v.Encryption, v.Init.Encryption = GuestStateOnly, GuestStateOnly
+		}, []string{"properties.storageProfile.osDisk.managedDisk.securityProfile.diskEncryptionSet"}, "InvalidParameter"},
 		{"attach", func(v *VM, _ *Installation) { v.CreateOption = "Attach" }, []string{"properties.storageProfile.osDisk.createOption"}, "InvalidParameter"},
 		{"ephemeral disk", func(v *VM, _ *Installation) { v.Ephemeral = true }, []string{"properties.storageProfile.osDisk.diffDiskSettings"}, "InvalidParameter"},
 		{"disk smaller than the image", func(v *VM, _ *Installation) { v.OSDiskGiB = 3 }, []string{"properties.storageProfile.osDisk.diskSizeGB"}, "ResizeDiskError"},

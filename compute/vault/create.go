@@ -40,8 +40,15 @@ func (m *Maker) Create(ctx context.Context, v vm.VM) error {
 	if status != http.StatusNotFound {
 		return fmt.Errorf("reading key %s: the vault answers %d", name, status)
 	}
+	tags := map[string]string{}
+	if set := v.Customer; set != nil {
+		tags[keys.CustomerKeyTag], tags[keys.CustomerKeyIdentityTag] = set.KeyURL, set.Principal
+		if set.Latest {
+			tags[keys.CustomerKeyRotationTag] = keys.CustomerKeyLatest
+		}
+	}
 	status, err = m.call(ctx, http.MethodPost, "/keys/"+name+"/create", map[string]any{
-		"kty": "oct-HSM", "key_size": 256, "attributes": map[string]any{"enabled": true, "exportable": true},
+		"tags": tags, "kty": "oct-HSM", "key_size": 256, "attributes": map[string]any{"enabled": true, "exportable": true},
 		"release_policy": map[string]any{"contentType": "application/json; charset=utf-8", "data": base64.RawURLEncoding.EncodeToString(policy), "immutable": true},
 	})
 	if err == nil && status != http.StatusOK {

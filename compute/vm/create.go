@@ -14,6 +14,7 @@ import (
 	"cloister.dev/cloister/compute/arm"
 	"cloister.dev/cloister/compute/catalog"
 	"cloister.dev/cloister/compute/disk"
+	"cloister.dev/cloister/compute/encryptionset"
 	"cloister.dev/cloister/compute/network"
 	"cloister.dev/cloister/compute/quota"
 	"cloister.dev/cloister/compute/rules"
@@ -121,13 +122,16 @@ func (s *Service) create(ctx context.Context, r *arm.Request, b body) (*arm.Resp
 	s.Placements.UpdateIn(tx, place)
 	s.Hosts.UnchangedIn(tx, hosts[i])
 	s.Operations.Store.CreateIn(tx, op.ID, op)
+	if facts.set != nil {
+		s.EncryptionSets.UseIn(tx, *facts.set, id.String())
+	}
 	for _, nic := range facts.nics {
 		nic.Value.VM = id.String()
 		s.Network.NICs.UpdateIn(tx, nic)
 	}
 	s.Disks.Store.CreateIn(tx, v.OSDisk.ID.Key(), disk.Disk{
 		Meta:     tracked.Meta{ID: v.OSDisk.ID, Location: s.Location, Tags: v.Meta.Tags, Etag: tracked.NewEtag(), Created: v.Meta.Created},
-		UniqueID: uuid.NewString(), SizeGiB: v.OSDisk.SizeGiB, StorageType: v.OSDisk.StorageType, Encryption: v.Encryption, ImageID: v.ImageID, VM: id.String()})
+		UniqueID: uuid.NewString(), SizeGiB: v.OSDisk.SizeGiB, StorageType: v.OSDisk.StorageType, Encryption: v.Encryption, EncryptionSet: v.setID(), ImageID: v.ImageID, VM: id.String()})
 	s.Journeys.PutIn(tx, v.VMID, Journey{Events: s.firstEvents(v)})
 	if err := tx.Commit(ctx); err != nil {
 		return nil, s.explainConflict(ctx, err, v)
@@ -165,6 +169,7 @@ type facts struct {
 	imageID string
 	minDisk int
 	nics    []store.Item[network.NIC]
+	set     *store.Item[encryptionset.Set]
 	init    []byte // exact bytes from the tenant; nil: none
 	parsed  *initdata.InitData
 }
@@ -176,8 +181,7 @@ func (s *Service) lookUp(ctx context.Context, id arm.ID, b body, launchers []str
 		Size: p.HardwareProfile.VMSize, Location: arm.Location(b.Location), Zones: b.Zones,
 		SecurityType: p.SecurityProfile.SecurityType, SecureBoot: p.SecurityProfile.UEFI.SecureBoot, VTPM: p.SecurityProfile.UEFI.VTPM,
 		EncryptionAtHost: p.SecurityProfile.EncryptionAtHost, Encryption: p.StorageProfile.OSDisk.ManagedDisk.Security.Encryption,
-		EncryptionSet: p.StorageProfile.OSDisk.ManagedDisk.Security.Set.ID,
-		OSDiskGiB:     p.StorageProfile.OSDisk.SizeGB, CreateOption: p.StorageProfile.OSDisk.CreateOption, Ephemeral: len(p.StorageProfile.OSDisk.DiffDiskSettings) > 0,
+		OSDiskGiB: p.StorageProfile.OSDisk.SizeGB, CreateOption: p.StorageProfile.OSDisk.CreateOption, Ephemeral: len(p.StorageProfile.OSDisk.DiffDiskSettings) > 0,
 		KeepDisk: p.StorageProfile.OSDisk.DeleteOption == "Detach", DataDisks: len(p.StorageProfile.DataDisks),
 		OS: rules.OS{ComputerName: p.OSProfile.ComputerName, AdminUser: p.OSProfile.AdminUsername, SSHKeys: len(p.OSProfile.Linux.SSH.PublicKeys),
 			Password:   p.OSProfile.AdminPassword != "" || p.OSProfile.AdminUsername != "" && (p.OSProfile.Linux.DisablePassword == nil || !*p.OSProfile.Linux.DisablePassword),
@@ -191,6 +195,21 @@ func (s *Service) lookUp(ctx context.Context, id arm.ID, b body, launchers []str
 		}
 		req.Image = rules.Image{Named: true, Found: found, Name: ref.ID, MinDiskGiB: img.MinDiskGiB, TEEs: img.TEEs(launchers)}
 		f.image, f.imageID, f.minDisk = api.Image{Name: img.Name, Version: img.Version, Digest: img.Digest, ID: ref.ID}, ref.ID, img.MinDiskGiB
+	}
+	if ref := p.StorageProfile.OSDisk.ManagedDisk.Security.Set.ID; ref != "" {
+		setID, err := arm.ParseID(ref, encryptionset.Type)
+		if err != nil {
+			return req, f, err
+		}
+		it, err := s.EncryptionSets.Store.Get(ctx, setID.Key())
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return req, f, err
+		}
+		found := err == nil && arm.Key(setID.Subscription) == arm.Key(id.Subscription)
+		req.EncryptionSet = rules.EncryptionSet{Named: true, Found: found, Name: ref}
+		if found {
+			f.set = &it
+		}
 	}
 	for _, n := range p.NetworkProfile.NICs {
 		nicID, err := arm.ParseID(n.ID, network.NICType)
@@ -254,6 +273,10 @@ func (s *Service) build(id arm.ID, b body, f facts) (VM, error) {
 		Image: f.image, ImageID: f.imageID, Computer: p.OSProfile.ComputerName, Admin: p.OSProfile.AdminUsername, SSHKeys: p.OSProfile.Linux.SSH.PublicKeys,
 		UserData: p.UserData, InitData: f.init, Power: api.PowerRunning, Generation: 1, Provisioning: creating,
 	}
+	if f.set != nil {
+		set := f.set.Value
+		v.Customer = &Customer{Set: set.Meta.ID, KeyURL: set.KeyURL, Latest: set.Latest, Principal: set.Principal}
+	}
 	if len(b.Zones) == 1 {
 		v.Zone = b.Zones[0]
 	}
@@ -297,6 +320,14 @@ func (s *Service) makeInit(v *VM, customData []byte) error {
 	}
 	v.InitData = raw
 	return nil
+}
+
+// setID is the id of the VM's disk encryption set, or "".
+func (v VM) setID() string {
+	if v.Customer == nil {
+		return ""
+	}
+	return v.Customer.Set.String()
 }
 
 func orElse(s, other string) string {
@@ -452,6 +483,7 @@ func unchanged(v VM, b body) error {
 	same("properties.hardwareProfile.vmSize", p.HardwareProfile.VMSize, v.Size)
 	same("properties.securityProfile.securityType", p.SecurityProfile.SecurityType, rules.ConfidentialVM)
 	same("properties.storageProfile.osDisk.managedDisk.securityProfile.securityEncryptionType", p.StorageProfile.OSDisk.ManagedDisk.Security.Encryption, v.Encryption)
+	same("properties.storageProfile.osDisk.managedDisk.securityProfile.diskEncryptionSet.id", p.StorageProfile.OSDisk.ManagedDisk.Security.Set.ID, v.setID())
 	same("properties.storageProfile.osDisk.name", p.StorageProfile.OSDisk.Name, v.OSDisk.ID.Name)
 	same("properties.osProfile.computerName", p.OSProfile.ComputerName, v.Computer)
 	same("properties.osProfile.adminUsername", p.OSProfile.AdminUsername, v.Admin)

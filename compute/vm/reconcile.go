@@ -262,6 +262,11 @@ func (s *Service) remove(ctx context.Context, it store.Item[VM]) error {
 	} else if !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
+	if v.Customer != nil {
+		if err := s.EncryptionSets.LeaveIn(ctx, tx, v.Customer.Set, v.Meta.ID.String()); err != nil {
+			return err
+		}
+	}
 	for _, ref := range v.NICs {
 		nic, err := s.Network.NICs.Get(ctx, ref.ID.Key())
 		if errors.Is(err, store.ErrNotFound) {

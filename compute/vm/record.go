@@ -10,6 +10,7 @@ import (
 	"cloister.dev/cloister/compute/arm"
 	"cloister.dev/cloister/compute/catalog"
 	"cloister.dev/cloister/compute/disk"
+	"cloister.dev/cloister/compute/encryptionset"
 	"cloister.dev/cloister/compute/imagesvc"
 	"cloister.dev/cloister/compute/network"
 	"cloister.dev/cloister/compute/operations"
@@ -55,6 +56,7 @@ type VM struct {
 	Image    api.Image `json:"image"` // the digest is fixed when the VM is asked for
 	ImageID  string    `json:"imageId"`
 	OSDisk   OSDisk    `json:"osDisk"`
+	Customer *Customer `json:"customer,omitempty"` // the customer's key, by a disk encryption set
 	NICs     []NICRef  `json:"nics"`
 	Computer string    `json:"computer"`
 	Admin    string    `json:"admin,omitempty"`
@@ -94,6 +96,14 @@ type OSDisk struct {
 	SizeGiB     int    `json:"sizeGiB"`
 	StorageType string `json:"storageType"`
 	Caching     string `json:"caching"`
+}
+
+// Customer is the disk encryption set of a VM, and what it said when the VM was asked for.
+type Customer struct {
+	Set       arm.ID `json:"set"`
+	KeyURL    string `json:"keyUrl"`
+	Latest    bool   `json:"latest,omitempty"`
+	Principal string `json:"principal"` // object id of the set's identity
 }
 
 // NICRef is a network interface of the VM.
@@ -156,11 +166,12 @@ type Service struct {
 	Placements store.Store[scheduler.Placement]
 	Alive      store.Store[time.Time] // leased
 
-	Groups     *resources.Groups
-	Disks      *disk.Service
-	Network    *network.Service
-	Images     *imagesvc.Service
-	Operations *operations.Service
+	Groups         *resources.Groups
+	Disks          *disk.Service
+	EncryptionSets *encryptionset.Service
+	Network        *network.Service
+	Images         *imagesvc.Service
+	Operations     *operations.Service
 
 	Location string
 	Zones    []string

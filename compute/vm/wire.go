@@ -130,7 +130,7 @@ func (s *Service) render(ctx context.Context, v VM, r *arm.Request) (any, error)
 		"storageProfile": map[string]any{
 			"imageReference": map[string]any{"id": v.ImageID, "exactVersion": v.Image.Version},
 			"osDisk": map[string]any{"name": v.OSDisk.ID.Name, "osType": "Linux", "createOption": "FromImage", "caching": v.OSDisk.Caching, "deleteOption": "Delete", "diskSizeGB": v.OSDisk.SizeGiB,
-				"managedDisk": map[string]any{"id": v.OSDisk.ID.String(), "storageAccountType": v.OSDisk.StorageType, "securityProfile": map[string]any{"securityEncryptionType": v.Encryption}}},
+				"managedDisk": map[string]any{"id": v.OSDisk.ID.String(), "storageAccountType": v.OSDisk.StorageType, "securityProfile": v.diskSecurity()}},
 			"dataDisks": []any{}},
 		"osProfile": map[string]any{"computerName": v.Computer, "adminUsername": v.Admin, "secrets": []any{}, "allowExtensionOperations": true,
 			"linuxConfiguration": map[string]any{"disablePasswordAuthentication": true, "provisionVMAgent": true, "ssh": map[string]any{"publicKeys": keys}}},
@@ -221,6 +221,15 @@ func (v VM) notes(seen *api.VMStatus) []string {
 	}
 	if seen != nil {
 		out = append(out, seen.Notes...)
+	}
+	return out
+}
+
+// diskSecurity is the security profile of the OS disk.
+func (v VM) diskSecurity() map[string]any {
+	out := map[string]any{"securityEncryptionType": v.Encryption}
+	if v.Customer != nil {
+		out["diskEncryptionSet"] = map[string]any{"id": v.Customer.Set.String()}
 	}
 	return out
 }
