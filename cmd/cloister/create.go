@@ -51,6 +51,7 @@ written into policies of your own: the release policy of the VM's key and your a
 	f.String("image", image.Default, "name of an image, or its folder")
 	f.String("security-type", "ConfidentialVM", "only ConfidentialVM")
 	f.String("os-disk-encryption", initdata.ModeDiskWithVMGuestState, "DiskWithVMGuestState, VMGuestStateOnly or NonPersistedTPM")
+	f.String("encryption-set", "", "disk encryption set: the VM's disk is under your own key (see: cloister encryption-set)")
 	f.String("zone", "", "availability zone")
 	f.String("admin-user", "azureuser", "administrator's name inside the VM")
 	f.String("ssh-key", "", "file with SSH public keys for the administrator")
@@ -62,7 +63,7 @@ written into policies of your own: the release policy of the VM's key and your a
 func requestOf(cmd *cobra.Command, name string) (tenant.Request, error) {
 	r := tenant.Request{Name: name}
 	var sshFile, dataFile string
-	for flag, to := range map[string]*string{"size": &r.Size, "image": &r.Image, "security-type": &r.SecurityType, "os-disk-encryption": &r.Encryption,
+	for flag, to := range map[string]*string{"size": &r.Size, "image": &r.Image, "security-type": &r.SecurityType, "os-disk-encryption": &r.Encryption, "encryption-set": &r.EncryptionSet,
 		"zone": &r.Zone, "admin-user": &r.AdminUser, "ssh-key": &sshFile, "custom-data": &dataFile} {
 		var err error
 		if *to, err = cmd.Flags().GetString(flag); err != nil {

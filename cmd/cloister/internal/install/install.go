@@ -347,6 +347,8 @@ func (i *Installation) keys() error {
 		return out
 	}
 	granted := i.grants("/vaults/"+vaultName, "Key Vault Crypto Officer", "Key Vault Crypto Officer")
+	// Who owns the keys says who may use them: both the administrator and the tenant of this one machine.
+	granted = append(granted, i.grants("/vaults/"+vaultName, "Key Vault Data Access Administrator", "Key Vault Data Access Administrator")...)
 	granted = append(granted, roles.Assignment{PrincipalID: i.file.Compute.ID, Role: "Key Vault Crypto Officer", Scope: "/vaults/" + vaultName})
 	return writeConfig(i.path("keys", "config.yaml"), "The key keeper.", keys.Config{
 		Listen: i.listen("keys"), TLS: keys.TLS{Certificate: cert, Key: key}, Vaults: []string{vaultName}, Suffix: vaultSuffix, StateDir: i.path("keys"),

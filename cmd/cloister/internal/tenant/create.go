@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -30,6 +31,8 @@ type Request struct {
 	AdminUser    string
 	SSHKeys      []string // authorized_keys lines
 	CustomData   []byte
+	// EncryptionSet names a disk encryption set of the same group; "": the disk is under no customer's key.
+	EncryptionSet string
 }
 
 // imageGroup is where the platform's images appear as resources.
@@ -41,6 +44,7 @@ type Prepared struct {
 	VMID     string
 	InitData []byte
 	Expected *Expected
+	Set      *EncryptionSet // nil without one
 }
 
 // Prepare chooses the VM's id, writes its init data and computes what its evidence must say. Nothing leaves this machine.
@@ -68,6 +72,13 @@ func (t *Tenant) Commit(ctx context.Context, p *Prepared) error {
 	} else if !NotFound(err) {
 		return err
 	}
+	if p.Request.EncryptionSet != "" {
+		set, err := t.EncryptionSet(ctx, p.Request.EncryptionSet)
+		if err != nil {
+			return err
+		}
+		p.Set = &set
+	}
 	if err := t.remember(p); err != nil {
 		return fmt.Errorf("keeping a note of the VM: %w", err)
 	}
@@ -82,9 +93,13 @@ func (t *Tenant) Commit(ctx context.Context, p *Prepared) error {
 		return err
 	}
 	policy := keys.GuestStatePolicy(t.Conn.Trust.Attest.URL, [][48]byte{p.Expected.Measurement}, p.Expected.HostData)
+	tags := map[string]*string{"vm": &p.Request.Name}
+	if p.Set != nil {
+		maps.Copy(tags, p.Set.customerTags())
+	}
 	_, err = vault.CreateKey(ctx, keys.KeyName(p.VMID), azkeys.CreateKeyParameters{
 		Kty: to.Ptr(azkeys.KeyTypeOctHSM), KeySize: to.Ptr[int32](256), KeyAttributes: &azkeys.KeyAttributes{Exportable: to.Ptr(true), Enabled: to.Ptr(true)},
-		ReleasePolicy: &azkeys.KeyReleasePolicy{EncodedPolicy: policy, Immutable: to.Ptr(true)}, Tags: map[string]*string{"vm": &p.Request.Name},
+		ReleasePolicy: &azkeys.KeyReleasePolicy{EncodedPolicy: policy, Immutable: to.Ptr(true)}, Tags: tags,
 	}, nil)
 	if err != nil {
 		return fmt.Errorf("creating the guest-state key: %w", err)
@@ -131,6 +146,9 @@ func (t *Tenant) Ask(ctx context.Context, p *Prepared) (*runtime.Poller[armcompu
 				Properties: &armcompute.NetworkInterfaceReferenceProperties{Primary: to.Ptr(true)}}}},
 			UserData: to.Ptr(base64.StdEncoding.EncodeToString(p.InitData)),
 		},
+	}
+	if p.Set != nil {
+		vm.Properties.StorageProfile.OSDisk.ManagedDisk.SecurityProfile.DiskEncryptionSet = &armcompute.DiskEncryptionSetParameters{ID: &p.Set.ID}
 	}
 	if r.Zone != "" {
 		vm.Zones = []*string{&r.Zone}
