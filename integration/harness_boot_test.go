@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -81,10 +82,17 @@ const commandLimit = 6 * time.Minute
 // try runs a command and returns all it printed and its exit status.
 func (s *system) try(args ...string) (string, int) {
 	s.t.Helper()
+	return s.tryWith(nil, args...)
+}
+
+// tryWith is try for a command that reads something.
+func (s *system) tryWith(input io.Reader, args ...string) (string, int) {
+	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "cloister"), args...)
 	cmd.Env = append(append(os.Environ(), "CLOISTER_STATE="+s.state), s.env...)
+	cmd.Stdin = input
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -96,7 +104,13 @@ func (s *system) try(args ...string) (string, int) {
 // run is try for what must succeed.
 func (s *system) run(args ...string) string {
 	s.t.Helper()
-	out, code := s.try(args...)
+	return s.runWith(nil, args...)
+}
+
+// runWith is run for a command that reads something.
+func (s *system) runWith(input io.Reader, args ...string) string {
+	s.t.Helper()
+	out, code := s.tryWith(input, args...)
 	if code != 0 {
 		s.t.Fatalf("cloister %s: exit status %d\n%s", strings.Join(args, " "), code, out)
 	}
@@ -231,8 +245,18 @@ func (s *system) service(name string) process.Handle {
 	return all[name]
 }
 
-// find looks for bytes in a sparse file, page by page.
+// find looks for bytes in a sparse file.
 func find(t *testing.T, path string, what []byte) int64 {
+	t.Helper()
+	at, ok := search(t, path, what)
+	if !ok {
+		t.Fatalf("%s does not hold %q", path, what)
+	}
+	return at
+}
+
+// search is find for what may not be there. It goes page by page.
+func search(t *testing.T, path string, what []byte) (at int64, ok bool) {
 	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {
@@ -244,10 +268,13 @@ func find(t *testing.T, path string, what []byte) int64 {
 	for at := int64(0); ; at += chunk {
 		n, err := f.ReadAt(buf, at)
 		if i := bytes.Index(buf[:n], what); i >= 0 {
-			return at + int64(i)
+			return at + int64(i), true
+		}
+		if errors.Is(err, io.EOF) {
+			return 0, false
 		}
 		if err != nil {
-			t.Fatalf("%s does not hold %q", path, what)
+			t.Fatal(err)
 		}
 	}
 }

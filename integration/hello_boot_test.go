@@ -5,6 +5,7 @@ package integration
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cloister.dev/cloister/guest/luks2"
 )
 
 // TestHello is one confidential VM's life, from an empty machine to nothing left, with attacks on the way. The parts
@@ -27,6 +30,7 @@ func TestHello(t *testing.T) {
 	t.Run("the VM comes up and proves itself", s.sub(testCreate))
 	t.Run("the evidence is as predicted", s.sub(testEvidence))
 	t.Run("HD-06 inside, nothing of the host's arrived", s.sub(testInside))
+	t.Run("TPM-16 inside, tpm2-tools and go-tpm use the vTPM", s.sub(testTPM))
 	t.Run("CP-09 an agent that was killed finds its VM again", s.sub(testAdoption))
 	t.Run("CP-09 a service that was killed comes back", s.sub(testServices))
 	t.Run("CP-09 a killed paravisor means a new start, unlocked by the vTPM", s.sub(testParavisorKilled))
@@ -165,7 +169,13 @@ func testEvidence(s *system) {
 // inVM runs a command in the VM, over a connection to the attested host key.
 func (s *system) inVM(command string) string {
 	s.t.Helper()
-	return s.run("vm", "ssh", "hello", "--identity", filepath.Join(s.state, "key"), "--", command)
+	return s.inVMWith(nil, command)
+}
+
+// inVMWith is inVM for a command that reads something.
+func (s *system) inVMWith(input io.Reader, command string) string {
+	s.t.Helper()
+	return s.runWith(input, "vm", "ssh", "hello", "--identity", filepath.Join(s.state, "key"), "--", command)
 }
 
 func testInside(s *system) {
@@ -248,6 +258,9 @@ func testAttacksAtRest(s *system) {
 	dir := filepath.Join(s.state, "host", "vms", id)
 	state, disk := filepath.Join(dir, "guest", "guest.state"), filepath.Join(dir, "os.img")
 
+	// Another VM of the same image makes a volume of its own meanwhile.
+	otherMade := time.Now()
+	s.run("vm", "create", "other", "--no-wait")
 	s.run("vm", "stop", "hello")
 	older, err := os.ReadFile(state)
 	if err != nil {
@@ -289,14 +302,29 @@ func testAttacksAtRest(s *system) {
 		defer change(t, disk, find(t, disk, []byte("systemd.import_credentials=no")), []byte("S"))()
 		part.failsWith("fail/boot", "Secure Boot refused")
 	})
-	s.t.Run("HD-12 the disk's LUKS header wiped", func(t *testing.T) {
-		part := *s
-		part.t = t
-		// Magic, version and size of the header: the magic alone is also in the guest's program.
-		header := []byte("LUKS\xba\xbe\x00\x02\x00\x00\x00\x00\x00\x00\x40\x00")
-		defer change(t, disk, find(t, disk, header), make([]byte, len(header)))()
-		part.failsWith("fail/boot", "luks2")
-	})
+	s.awaitStep("other", otherMade, "os-disk", "started")
+	foreign := s.headerOf("other")
+	s.run("vm", "delete", "other")
+	volume := find(s.t, disk, headerStart)
+	own := read(s.t, disk, volume, luks2.Region)
+	for _, r := range []struct {
+		name, says string
+		header     []byte
+	}{
+		{"HD-12 the disk's LUKS header wiped", "luks2 magic", make([]byte, luks2.Region)},
+		{"HD-12 LUKS header and key slot of another VM's disk", "sealed secret", foreign},
+		{"HD-01 a null cipher in the key slot", "luks2 key slot cipher", withNullCipher(s.t, own)},
+	} {
+		s.t.Run(r.name, func(t *testing.T) {
+			part := *s
+			part.t = t
+			defer change(t, disk, volume, r.header)()
+			part.failsWith("fail/boot", r.says)
+		})
+	}
+	if !bytes.Equal(read(s.t, disk, volume, luks2.Region), own) {
+		s.t.Error("the volume's own header was not put back, or the VM wrote to a volume that it refused")
+	}
 	from = time.Now()
 	s.run("vm", "start", "hello", "--no-wait")
 	s.awaitStep("hello", from, "unlock", "done")
