@@ -88,8 +88,8 @@ func (b Bundle) Marshal() ([]byte, error) {
 	return json.Marshal(b)
 }
 
-// values reads the PCRs.
-func (b Bundle) values() (vtpm.PCRs, error) {
+// Values reads the PCRs.
+func (b Bundle) Values() (vtpm.PCRs, error) {
 	out := vtpm.PCRs{}
 	for name, text := range b.PCRs {
 		n, err := strconv.Atoi(name)
