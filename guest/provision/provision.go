@@ -9,8 +9,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/initdata"
@@ -73,14 +75,38 @@ func (s system) provision(d initdata.InitData, random io.Reader) error {
 	return s.write(donePath, []byte(d.VMID+"\n"), 0o600) // last: what came before is done again after a crash
 }
 
-// write replaces a file, and has it on the disk before it returns.
+// write replaces a file, and has it on the disk before it returns: a crash leaves the old content or the new one. The
+// owner stays.
 func (s system) write(name string, data []byte, mode fs.FileMode) error {
-	f, err := s.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	part := name + ".part" // sudo reads no file with a dot in its name
+	if err := s.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := s.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
-	return errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if info, err := s.Lstat(name); err == nil {
+		if owner, ok := info.Sys().(*syscall.Stat_t); ok {
+			if err := s.chown(part, int(owner.Uid), int(owner.Gid)); err != nil {
+				return err
+			}
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := s.Rename(part, name); err != nil {
+		return err
+	}
+	dir, err := s.Open(path.Dir(name))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func (s system) exists(name string) bool {

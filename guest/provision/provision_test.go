@@ -85,6 +85,12 @@ func TestProvision(t *testing.T) {
 	if owners["home/alice/.ssh/authorized_keys"] != [2]int{1001, 1001} {
 		t.Errorf("owners %v", owners)
 	}
+	if owners["etc/shadow.part"] != [2]int{os.Getuid(), os.Getgid()} {
+		t.Errorf("a replaced file did not keep its owner: %v", owners)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "etc", "*.part")); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
 	for name, want := range map[string]os.FileMode{"etc/ssh/ssh_host_ed25519_key": 0o600, "etc/sudoers.d/90-cloister": 0o440, "etc/shadow": 0o640} {
 		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != want {
 			t.Errorf("%s: mode %v, %v", name, info.Mode(), err)
