@@ -1,10 +1,12 @@
 package attest
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,15 +31,21 @@ import (
 // shutdownTime is how long requests under way may still take when the service ends.
 const shutdownTime = 10 * time.Second
 
+// advanceEvery is how often the schedule of signing keys is looked at. Which key signs is decided by the time of
+// each token, not by this.
+const advanceEvery = time.Minute
+
 // Service is the service with its state open.
 type Service struct {
-	Handler http.Handler
-	log     *translog.Log
+	Handler   http.Handler
+	log       *translog.Log
+	stateDir  string
+	providers []*api.Provider
 }
 
 // Open readies the service: it reads or makes keys, opens policies and the log, and checks the whole
-// configuration, files included. It publishes each issuer's public key in StateDir/<name>.public.json, in
-// the form that init data pins.
+// configuration, files included. It publishes each issuer's public keys in StateDir/<name>.public.json, in
+// the form that init data pins: the key in use, the next one, and those whose tokens still live.
 func Open(c Config, now func() time.Time, logger *slog.Logger) (*Service, error) {
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
@@ -57,49 +65,69 @@ func Open(c Config, now func() time.Time, logger *slog.Logger) (*Service, error)
 }
 
 func open(c Config, now func() time.Time, logger *slog.Logger, log *translog.Log) (*Service, error) {
-	var software []soft.Root
-	if c.Software != nil {
-		for _, file := range c.Software.Roots {
-			raw, err := os.ReadFile(file)
-			if err != nil {
-				return nil, fmt.Errorf("software root: %w", err)
+	s := &Service{log: log, stateDir: c.StateDir}
+	software := map[string][]soft.Root{} // by instance
+	var all []soft.Root
+	for _, i := range c.issuers() {
+		if i.Software == nil {
+			continue
+		}
+		list, err := readRoots(i.Software.Roots)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", i.field, err)
+		}
+		software[i.Name] = list
+		all = append(all, list...)
+	}
+	for _, i := range c.issuers() {
+		roots := appraise.Software(software[i.Name])
+		if i.Hardware != nil {
+			var err error
+			if roots, err = i.Hardware.roots(all); err != nil {
+				return nil, fmt.Errorf("%s: %w", i.field, err)
 			}
-			root, err := soft.ParseRoot(raw)
-			if err != nil {
-				return nil, fmt.Errorf("software root %s: %w", file, err)
-			}
-			software = append(software, root)
 		}
-	}
-	var providers []*api.Provider
-	add := func(name, url string, e api.Evaluator) error {
-		p, err := newProvider(c, name, url, e, log, now())
-		providers = append(providers, p)
-		return err
-	}
-	if c.Hardware != nil {
-		o := appraise.AMDOptions{Floor: c.Hardware.MinimumTCB.floor(), RequireCRLs: *c.Hardware.RequireRevocationLists}
-		for _, file := range c.Hardware.RevocationLists {
-			list, err := readCRL(file)
-			if err != nil {
-				return nil, fmt.Errorf("revocation list %s: %w", file, err)
-			}
-			o.CRLs = append(o.CRLs, list)
+		p, err := newProvider(c, i, appraise.New(roots), log, now())
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", i.field, err)
 		}
-		if err := add("hardware", c.Hardware.Issuer, appraise.New(appraise.AMD(o, software))); err != nil {
-			return nil, err
-		}
+		s.providers = append(s.providers, p)
 	}
-	if c.Software != nil {
-		if err := add("software", c.Software.Issuer, appraise.New(appraise.Software(software))); err != nil {
-			return nil, err
-		}
-	}
-	h, err := api.New(now, logger, providers...)
+	h, err := api.New(now, logger, s.providers...)
 	if err != nil {
 		return nil, err
 	}
-	return &Service{Handler: h, log: log}, nil
+	s.Handler = h
+	return s, nil
+}
+
+func readRoots(files []string) ([]soft.Root, error) {
+	var out []soft.Root
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("software root: %w", err)
+		}
+		root, err := soft.ParseRoot(raw)
+		if err != nil {
+			return nil, fmt.Errorf("software root %s: %w", file, err)
+		}
+		out = append(out, root)
+	}
+	return out, nil
+}
+
+// roots reads the files that a hardware issuer's configuration names.
+func (h *Hardware) roots(software []soft.Root) (appraise.Roots, error) {
+	o := appraise.AMDOptions{Floor: h.AMD.MinimumTCB.floor(), RequireCRLs: *h.AMD.RequireRevocationLists}
+	for _, file := range h.AMD.RevocationLists {
+		list, err := readCRL(file)
+		if err != nil {
+			return appraise.Roots{}, fmt.Errorf("revocation list %s: %w", file, err)
+		}
+		o.CRLs = append(o.CRLs, list)
+	}
+	return appraise.AMD(o, software), nil
 }
 
 func readCRL(file string) (*x509.RevocationList, error) {
@@ -110,26 +138,67 @@ func readCRL(file string) (*x509.RevocationList, error) {
 	return x509.ParseRevocationList(raw)
 }
 
-func newProvider(c Config, name, url string, e api.Evaluator, log *translog.Log, now time.Time) (*api.Provider, error) {
-	p := &api.Provider{Evaluator: e, Log: log}
-	var err error
-	if p.Issuer, err = issuer.Open(c.StateDir, name, url, issuer.Rotation{}, now); err != nil {
+func newProvider(c Config, i placed, e api.Evaluator, log *translog.Log, now time.Time) (*api.Provider, error) {
+	rotation, err := c.SigningKeys.rotation()
+	if err != nil {
 		return nil, err
 	}
-	if p.Policies, err = policystore.Open(filepath.Join(c.StateDir, name+".policies.json")); err != nil {
+	p := &api.Provider{Name: i.Name, Evaluator: e, Log: log, Scope: i.scope, TrustMode: api.TrustAAD}
+	if p.Issuer, err = issuer.Open(c.StateDir, i.Name, i.url(), rotation, now); err != nil {
 		return nil, err
 	}
-	if p.AKs, err = akca.Open(c.StateDir, name+".ak-ca.pem", "Cloister vTPM CA of "+url, now); err != nil {
-		return nil, fmt.Errorf("AK CA %s: %w", name, err)
+	if p.Policies, err = policystore.Open(filepath.Join(c.StateDir, i.Name+".policies.json")); err != nil {
+		return nil, err
 	}
-	if c.Identity != nil {
-		v, err := identity.NewVerifier(*c.Identity)
+	if p.AKs, err = akca.Open(c.StateDir, i.Name+".ak-ca.pem", "Cloister vTPM CA of "+i.url(), now); err != nil {
+		return nil, fmt.Errorf("AK CA: %w", err)
+	}
+	if i.TrustMode != "" {
+		p.TrustMode = api.TrustMode(i.TrustMode)
+	}
+	for _, file := range i.PolicySigners {
+		cert, err := readCertificate(file)
+		if err != nil {
+			return nil, fmt.Errorf("policy signer %s: %w", file, err)
+		}
+		p.Signers = append(p.Signers, cert)
+	}
+	if i.Identity != nil {
+		v, err := identity.NewVerifier(*i.Identity)
 		if err != nil {
 			return nil, err
 		}
-		p.Identity, p.Roles, p.SignIn = v, c.Roles, c.Identity.Issuers[0].URL
+		p.Identity, p.Roles, p.SignIn = v, i.Roles, i.Identity.Issuers[0].URL
 	}
-	return p, publish(c.StateDir, name, p.Issuer, now)
+	return p, publish(c.StateDir, i.Name, p.Issuer, now)
+}
+
+func readCertificate(file string) (*x509.Certificate, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	block, rest := pem.Decode(raw)
+	if block == nil || block.Type != "CERTIFICATE" || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, errors.New("want one PEM block CERTIFICATE and nothing else")
+	}
+	return x509.ParseCertificate(block.Bytes)
+}
+
+// Advance brings all signing keys to their schedule, and publishes keys that are new. When it fails for one issuer,
+// that one goes on with the keys it has, and the others are still brought forward.
+func (s *Service) Advance(now time.Time) error {
+	var failed []error
+	for _, p := range s.providers {
+		changed, err := p.Issuer.Advance(now)
+		if err == nil && changed {
+			err = publish(s.stateDir, p.Name, p.Issuer, now)
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", p.Name, err))
+		}
+	}
+	return errors.Join(failed...)
 }
 
 func publish(dir, name string, i *issuer.Issuer, now time.Time) error {
@@ -146,6 +215,22 @@ func publish(dir, name string, i *issuer.Issuer, now time.Time) error {
 		return err
 	}
 	return os.Rename(path+".new", path)
+}
+
+// keepKeys brings signing keys to their schedule until the context ends.
+func (s *Service) keepKeys(ctx context.Context, logger *slog.Logger) {
+	tick := time.NewTicker(advanceEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			if err := s.Advance(now); err != nil {
+				logger.Error("signing keys are behind their schedule", "error", err.Error())
+			}
+		}
+	}
 }
 
 // Close ends the service's state.
@@ -171,10 +256,19 @@ func Run(ctx context.Context, c Config, logger *slog.Logger) error {
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 60 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
-	logger.Info("attestation service listening", "address", listener.Addr().String(), "hardware", c.Hardware != nil, "software", c.Software != nil)
-	if c.Software != nil {
-		logger.Warn("the software issuer is on: its tokens protect from nothing on the host that holds the root's key", "root", string(evidence.RootSoftware))
+	logger.Info("attestation service listening", "address", listener.Addr().String(), "issuers", len(s.providers))
+	for _, i := range c.issuers() {
+		if i.Software != nil {
+			logger.Warn("a software issuer is on: its tokens protect from nothing on the host that holds the root's key", "issuer", i.url(), "root", string(evidence.RootSoftware))
+		}
 	}
+	keeping, stopKeeping := context.WithCancel(ctx)
+	kept := make(chan struct{})
+	go func() {
+		defer close(kept)
+		s.keepKeys(keeping, logger)
+	}()
+	defer func() { stopKeeping(); <-kept }()
 	ended := make(chan error, 1)
 	go func() { ended <- server.ServeTLS(listener, "", "") }()
 	select {

@@ -82,7 +82,7 @@ func config(t testing.TB, dir string, chip *sevsnptest.Chip) Config {
 	}
 	return Config{
 		Listen: "127.0.0.1:0", StateDir: filepath.Join(dir, "state"), TLS: TLS{Certificate: "c", Key: "k"},
-		Hardware: &Hardware{Issuer: hardwareURL, MinimumTCB: &TCB{number(0), number(3), number(0), number(8), number(115)}, RequireRevocationLists: new(bool)},
+		Hardware: &Hardware{Issuer: hardwareURL, AMD: &AMD{MinimumTCB: &TCB{number(0), number(3), number(0), number(8), number(115)}, RequireRevocationLists: new(bool)}},
 		Software: &Software{Issuer: softwareURL, Roots: []string{root}},
 	}
 }
@@ -345,8 +345,8 @@ func TestValidate(t *testing.T) {
 	if err := good.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	err := Config{Hardware: &Hardware{Issuer: "http://x/"}, Software: &Software{Issuer: "https://x/?a"}, Roles: roles.List{{Role: "x"}}}.Validate()
-	for _, want := range []string{"listen", "tls", "stateDir", "hardware.issuer", "hardware.minimumTCB", "software.issuer", "software.roots", "roles"} {
+	err := Config{Hardware: &Hardware{Issuer: "http://x/", AMD: &AMD{}}, Software: &Software{Issuer: "https://x/?a"}, Roles: roles.List{{Role: "x"}}}.Validate()
+	for _, want := range []string{"listen", "tls", "stateDir", "hardware.issuer", "hardware.amd.minimumTCB", "software.issuer", "software.roots", "roles"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no complaint about %s in %v", want, err)
 		}
@@ -357,9 +357,9 @@ func TestValidate(t *testing.T) {
 		"same paths":                        func(c *Config) { c.Software.Issuer = hardwareURL },
 		"SVC-34 user in the URL":            func(c *Config) { c.Software.Issuer = "https://a@b/software" },
 		"SVC-34 fragment":                   func(c *Config) { c.Software.Issuer = softwareURL + "#a" },
-		"SNP-18 revocation unsaid":          func(c *Config) { c.Hardware.RequireRevocationLists = nil },
-		"SNP-18 lists required, none given": func(c *Config) { *c.Hardware.RequireRevocationLists = true },
-		"SNP-21 half a floor":               func(c *Config) { c.Hardware.MinimumTCB.SNP = nil },
+		"SNP-18 revocation unsaid":          func(c *Config) { c.Hardware.AMD.RequireRevocationLists = nil },
+		"SNP-18 lists required, none given": func(c *Config) { *c.Hardware.AMD.RequireRevocationLists = true },
+		"SNP-21 half a floor":               func(c *Config) { c.Hardware.AMD.MinimumTCB.SNP = nil },
 	} {
 		c := config(t, t.TempDir(), softwareChip(t))
 		breakIt(&c)

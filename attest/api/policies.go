@@ -18,11 +18,10 @@ import (
 	"cloister.dev/cloister/identity"
 )
 
-// The actions of policy calls, and their scope.
+// The actions of policy calls.
 const (
 	actionRead  = "Microsoft.Attestation/attestationProviders/read"
 	actionWrite = "Microsoft.Attestation/attestationProviders/write"
-	scope       = "/attestation"
 )
 
 // maxPolicyJWS bounds the body of a policy call, in bytes.
@@ -61,6 +60,9 @@ func (p *Provider) policyCall(action string, h policyHandler, kind claims.Kind) 
 		if len(body) > maxPolicyJWS {
 			return evidence.Refuse(evidence.CodeParse, "policy JWS", fmt.Sprintf("%d bytes", len(body)), fmt.Sprintf("at most %d", maxPolicyJWS))
 		}
+		if p.TrustMode != TrustAAD && action == actionWrite {
+			return evidence.Refuse(evidence.CodeUnsupported, "trust mode", string(p.TrustMode), string(TrustAAD)+": signed policies are not supported")
+		}
 		out, err := h(s, kind, who, string(body))
 		if err != nil {
 			return err
@@ -85,7 +87,7 @@ func (p *Provider) signIn(w http.ResponseWriter, r *http.Request, s *Server, act
 		w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer authorization_uri=%q, resource=%q", p.SignIn, "https://attest.azure.net"))
 		return nil, err
 	}
-	if err := p.Roles.Allowed(who, action, scope); err != nil {
+	if err := p.Roles.Allowed(who, action, p.Scope); err != nil {
 		return nil, forbidden{err}
 	}
 	return who, nil

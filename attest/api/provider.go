@@ -2,6 +2,7 @@ package api
 
 import (
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -20,8 +21,21 @@ import (
 	"cloister.dev/cloister/evidence"
 )
 
-// Provider is one issuer: a URL, a key, the roots it stands for, and its own policies.
+// TrustMode says whose policies count; Azure's names.
+type TrustMode string
+
+// The trust modes.
+const (
+	TrustAAD      TrustMode = "AAD"      // those of callers with the role, signed or not
+	TrustIsolated TrustMode = "Isolated" // those signed by a trusted signer, from callers with the role
+)
+
+// Provider is one issuer: a URL, its keys, the roots it stands for, and its own policies.
 type Provider struct {
+	Name      string // of its files and in its scope
+	Scope     string // of the roles for policy calls
+	TrustMode TrustMode
+	Signers   []*x509.Certificate // whose keys may sign policies at first; TrustIsolated only
 	Issuer    *issuer.Issuer
 	Evaluator Evaluator
 	Policies  *policystore.Store

@@ -58,7 +58,7 @@ func (r Roots) authenticate(report *sevsnp.Report, chainPEM []byte, at time.Time
 		return nil, err
 	}
 	if got := report.ReportedTCB; !got.Meets(r.amd.Floor) {
-		return nil, evidence.Refuse(evidence.CodeTCB, "reported TCB", got.String(), fmt.Sprintf("at least %s", r.amd.Floor)).By("hardware.minimumTCB")
+		return nil, evidence.Refuse(evidence.CodeTCB, "reported TCB", got.String(), fmt.Sprintf("at least %s", r.amd.Floor)).By("hardware.amd.minimumTCB")
 	}
 	return authentic, nil
 }

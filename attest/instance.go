@@ -1,0 +1,206 @@
+package attest
+
+import (
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"cloister.dev/cloister/attest/api"
+	"cloister.dev/cloister/evidence/sevsnp"
+	"cloister.dev/cloister/identity"
+	"cloister.dev/cloister/identity/roles"
+)
+
+// Instance is an issuer of one tenant. Nothing of it is shared with others but the process and the transparency log.
+type Instance struct {
+	// Name is that of its files in StateDir, and of its scope "/attestation/NAME": small letters, digits, hyphens.
+	Name string `json:"name"`
+	// Exactly one of these says what it stands for.
+	Hardware *Hardware `json:"hardware,omitempty"`
+	Software *Software `json:"software,omitempty"`
+	// TrustMode is "AAD" (the default: whoever has the role sets policies) or "Isolated" (only a policy signed by one
+	// of PolicySigners counts).
+	TrustMode string `json:"trustMode,omitempty"`
+	// PolicySigners are PEM files with the certificates whose keys may sign policies at first, "Isolated" only. They
+	// are read when the instance is made; afterwards the certificate calls change the list.
+	PolicySigners []string `json:"policySigners,omitempty"`
+	// Identity says whose sign-in tokens count here; absent: the service's identity and roles.
+	Identity *identity.VerifierConfig `json:"identity,omitempty"`
+	// Roles count where the instance has an identity of its own.
+	Roles roles.List `json:"roles,omitempty"`
+}
+
+// Hardware is an issuer for evidence of processors. At least one maker is named.
+type Hardware struct {
+	// Issuer is the URL under which tokens are issued and the API is served.
+	Issuer string `json:"issuer"`
+	// AMD says what is asked of SEV-SNP evidence; absent: such evidence is refused.
+	AMD *AMD `json:"amd,omitempty"`
+}
+
+// AMD is what is asked of SEV-SNP evidence.
+type AMD struct {
+	// MinimumTCB is the floor of the reported TCB, component by component. Zeros must be written out:
+	// a component left out is a mistake.
+	MinimumTCB *TCB `json:"minimumTCB"`
+	// RevocationLists are files with AMD's revocation lists (DER), read at start. Out of date, they make
+	// judgements "unavailable".
+	RevocationLists []string `json:"revocationLists,omitempty"`
+	// RequireRevocationLists says whether evidence without a current list for its root is judged at all. It must be
+	// written out.
+	RequireRevocationLists *bool `json:"requireRevocationLists"`
+}
+
+// TCB is a floor of security version numbers, 0 to 255 each. fmc exists on Turin only: 0 elsewhere.
+type TCB struct {
+	FMC        *uint8 `json:"fmc"`
+	BootLoader *uint8 `json:"bootLoader"`
+	TEE        *uint8 `json:"tee"`
+	SNP        *uint8 `json:"snp"`
+	Microcode  *uint8 `json:"microcode"`
+}
+
+func (t *TCB) floor() sevsnp.TCB {
+	return sevsnp.TCB{FMC: *t.FMC, BootLoader: *t.BootLoader, TEE: *t.TEE, SNP: *t.SNP, Microcode: *t.Microcode}
+}
+
+// Software is a software issuer. It protects from nothing on the host that holds the root's key.
+type Software struct {
+	Issuer string `json:"issuer"`
+	// Roots are PEM files with the certificates of the software roots that are believed.
+	Roots []string `json:"roots"`
+}
+
+// placed is an instance with its place in the configuration, for complaints, and its roles' scope.
+type placed struct {
+	Instance
+	field, scope string
+}
+
+// scopeOf is the roles' scope of the service; instances lie below it.
+const serviceScope = "/attestation"
+
+// issuers lists all: the two at the top of the file have their names from there.
+func (c Config) issuers() []placed {
+	var out []placed
+	if c.Hardware != nil {
+		out = append(out, placed{Instance{Name: "hardware", Hardware: c.Hardware}, "hardware", serviceScope})
+	}
+	if c.Software != nil {
+		out = append(out, placed{Instance{Name: "software", Software: c.Software}, "software", serviceScope})
+	}
+	for n, i := range c.Instances {
+		out = append(out, placed{i, fmt.Sprintf("instances[%d]", n), serviceScope + "/" + i.Name})
+	}
+	for n := range out {
+		if out[n].Identity == nil {
+			out[n].Identity, out[n].Roles = c.Identity, c.Roles
+		}
+	}
+	return out
+}
+
+func (i Instance) url() string {
+	switch {
+	case i.Hardware != nil:
+		return i.Hardware.Issuer
+	case i.Software != nil:
+		return i.Software.Issuer
+	}
+	return ""
+}
+
+var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,39}$`)
+
+// reserved are the first segments of paths that the service itself has.
+var reserved = []string{"attest", "policies", "certs", "certificates", "cloister", "healthz", "metrics", "tcbbaselines", "operations"}
+
+func (i placed) validate() (mistakes []error) {
+	add := func(format string, args ...any) {
+		mistakes = append(mistakes, fmt.Errorf(i.field+format, args...))
+	}
+	if !nameForm.MatchString(i.Name) {
+		add(".name: %q, want 1 to 40 small letters, digits and hyphens, a letter first", i.Name)
+	}
+	if (i.Hardware == nil) == (i.Software == nil) {
+		add(": want either hardware or software")
+	}
+	mistakes = append(mistakes, checkIssuer(i.field+".issuer", i.url()))
+	if first, _, _ := strings.Cut(strings.TrimPrefix(path(i.url()), "/"), "/"); slices.Contains(reserved, first) {
+		add(".issuer: the path begins with %q, which is a path of the service", first)
+	}
+	mistakes = append(mistakes, i.Hardware.validate(i.field)...)
+	mistakes = append(mistakes, i.Software.validate(i.field)...)
+	switch mode := api.TrustMode(i.TrustMode); {
+	case mode != "" && mode != api.TrustAAD && mode != api.TrustIsolated:
+		add(".trustMode: %q, want %s or %s", i.TrustMode, api.TrustAAD, api.TrustIsolated)
+	case mode == api.TrustIsolated && len(i.PolicySigners) == 0:
+		add(".policySigners: none, so nobody could set a policy")
+	case mode != api.TrustIsolated && len(i.PolicySigners) > 0:
+		add(".policySigners: given without trustMode %s", api.TrustIsolated)
+	}
+	if i.Instance.Identity != nil {
+		mistakes = append(mistakes, checkIdentity(i.field+".", i.Identity, i.Roles)...)
+	}
+	return mistakes
+}
+
+func (h *Hardware) validate(field string) (mistakes []error) {
+	if h == nil {
+		return nil
+	}
+	add := func(format string, args ...any) { mistakes = append(mistakes, fmt.Errorf(field+format, args...)) }
+	if h.AMD == nil {
+		add(": amd is absent, so no evidence could be accepted")
+	}
+	if a := h.AMD; a != nil {
+		if t := a.MinimumTCB; t == nil || t.FMC == nil || t.BootLoader == nil || t.TEE == nil || t.SNP == nil || t.Microcode == nil {
+			add(".amd.minimumTCB: fmc, bootLoader, tee, snp and microcode are all needed, also where they are 0")
+		}
+		if a.RequireRevocationLists == nil {
+			add(".amd.requireRevocationLists: absent, want true or false")
+		} else if *a.RequireRevocationLists && len(a.RevocationLists) == 0 {
+			add(".amd.revocationLists: none, though requireRevocationLists asks for them")
+		}
+	}
+	return mistakes
+}
+
+func (s *Software) validate(field string) (mistakes []error) {
+	if s == nil {
+		return nil
+	}
+	if len(s.Roots) == 0 {
+		mistakes = append(mistakes, fmt.Errorf("%s.roots: none, so no evidence could be accepted", field))
+	}
+	for i, r := range s.Roots {
+		if r == "" {
+			mistakes = append(mistakes, fmt.Errorf("%s.roots[%d]: empty, want a file", field, i))
+		}
+	}
+	return mistakes
+}
+
+func path(issuer string) string {
+	u, err := url.Parse(issuer)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(u.Path, "/")
+}
+
+// checkIssuer wants the plainest form of a URL: relying parties compare it as text.
+func checkIssuer(field, issuer string) error {
+	u, err := url.Parse(issuer)
+	switch {
+	case err != nil || u.Scheme != "https" || u.Host == "":
+		return fmt.Errorf("%s: %q, want https://host[:port][/path]", field, issuer)
+	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.HasSuffix(issuer, "#"):
+		return fmt.Errorf("%s: %q has a user, a query or a fragment, want none", field, issuer)
+	case strings.HasSuffix(issuer, "/") || strings.Contains(u.Path, "//") || strings.Contains(u.Path, "."):
+		return fmt.Errorf("%s: %q, want no final slash, no empty and no dotted path segments", field, issuer)
+	}
+	return nil
+}
