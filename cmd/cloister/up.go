@@ -72,6 +72,9 @@ It writes STATE/client.env, with which any Azure client can be pointed at the pl
 			if err != nil {
 				return err
 			}
+			if err := useHSM(cmd, i); err != nil {
+				return err
+			}
 			if err := up(cmd.Context(), i, cmd.OutOrStdout()); err != nil {
 				return err
 			}
@@ -88,6 +91,7 @@ It writes STATE/client.env, with which any Azure client can be pointed at the pl
 			return down(ctx, i, cmd.OutOrStdout())
 		},
 	}
+	addHSM(cmd)
 	cmd.Flags().Bool("foreground", false, "stay, and end everything on Ctrl-C")
 	cmd.Flags().Bool("hosts-file", false, "add the vault's name to /etc/hosts (needs root)")
 	return cmd

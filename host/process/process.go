@@ -32,6 +32,7 @@ type Spec struct {
 	Dir   string
 	Log   string     // file that takes stdout and stderr, appended
 	Files []*os.File // become descriptors 3, 4, …
+	Env   []string   // NAME=VALUE, besides the few that every process gets
 	UID   uint32     // 0 keeps the agent's own
 	GID   uint32
 }
@@ -44,7 +45,7 @@ func Start(s Spec) (Handle, error) {
 	}
 	defer log.Close()
 	cmd := &exec.Cmd{Path: s.Path, Args: append([]string{s.Name}, s.Args...), Dir: s.Dir, Stdout: log, Stderr: log, ExtraFiles: s.Files,
-		Env: environment(), SysProcAttr: &syscall.SysProcAttr{Setsid: true}}
+		Env: append(environment(), s.Env...), SysProcAttr: &syscall.SysProcAttr{Setsid: true}}
 	if s.UID != 0 {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: s.UID, Gid: s.GID}
 	}

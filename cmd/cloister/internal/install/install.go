@@ -29,6 +29,7 @@ import (
 	"cloister.dev/cloister/compute"
 	"cloister.dev/cloister/compute/catalog"
 	"cloister.dev/cloister/compute/quota"
+	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/initdata"
 	"cloister.dev/cloister/host"
 	"cloister.dev/cloister/identity"
@@ -65,6 +66,8 @@ type file struct {
 	Compute        secret         `json:"compute"` // the control plane, as a client of the key keeper
 	JoinToken      string         `json:"joinToken"`
 	Passphrase     string         `json:"passphrase"` // of the software keystore
+	HSM            *keys.PKCS11   `json:"hsm,omitempty"`
+	HSMEnv         []string       `json:"hsmEnv,omitempty"` // NAME=VALUE for the token's library
 }
 
 type secret struct {
@@ -141,6 +144,23 @@ func (i *Installation) loadFile() error {
 	return writeFile(i.path("installation.json"), raw, 0o600)
 }
 
+// UseHSM has the key keeper keep key material in a token. That is chosen before the first start: keys don't move.
+func (i *Installation) UseHSM(p keys.PKCS11, env []string) error {
+	switch _, err := os.Stat(i.path("keys", "keystore")); {
+	case i.file.HSM != nil && i.file.HSM.Module == p.Module && i.file.HSM.Token == p.Token:
+	case err == nil:
+		return evidence.Refuse(evidence.CodePolicy, "key keeper", "keys that lie elsewhere", "an installation that was not started yet: keys don't move to another token")
+	case !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+	i.file.HSM, i.file.HSMEnv = &p, env
+	raw, err := json.MarshalIndent(i.file, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(i.path("installation.json"), raw, 0o600)
+}
+
 func newSecret() secret { return secret{ID: uuid.NewString(), Secret: random()} }
 
 func random() string {
@@ -190,7 +210,7 @@ func (i *Installation) Services() []supervise.Service {
 	return []supervise.Service{
 		{Name: "softchip", Program: program("cloister-softchip"), Args: []string{"run", "--config", i.path("softchip", "config.yaml")}, Health: "unix:" + i.softchipSocket() + ":/healthz"},
 		{Name: "attest", Program: program("cloister-attest"), Args: []string{"run", "--config", i.path("attest", "config.yaml")}, Health: i.url("attest") + "/healthz"},
-		{Name: "keys", Program: program("cloister-keys"), Args: []string{"run", "--config", i.path("keys", "config.yaml")}, Health: i.url("keys") + "/healthz"},
+		{Name: "keys", Program: program("cloister-keys"), Args: []string{"run", "--config", i.path("keys", "config.yaml")}, Env: i.file.HSMEnv, Health: i.url("keys") + "/healthz"},
 		{Name: "compute", Program: program("cloister"), Args: []string{"compute", "run", "--config", i.path("compute", "config.yaml")}, Health: i.url("arm") + "/healthz"},
 		{Name: "host", Program: program("cloister"), Args: []string{"host", "run", "--config", i.path("host", "config.yaml")}, Health: fmt.Sprintf("http://127.0.0.1:%d/healthz", i.file.Ports["host"])},
 	}
@@ -352,7 +372,7 @@ func (i *Installation) keys() error {
 	granted = append(granted, roles.Assignment{PrincipalID: i.file.Compute.ID, Role: "Key Vault Crypto Officer", Scope: "/vaults/" + vaultName})
 	return writeConfig(i.path("keys", "config.yaml"), "The key keeper.", keys.Config{
 		Listen: i.listen("keys"), TLS: keys.TLS{Certificate: cert, Key: key}, Vaults: []string{vaultName}, Suffix: vaultSuffix, StateDir: i.path("keys"),
-		Keystore:    keys.Keystore{PassphraseFile: pass},
+		Keystore:    keys.Keystore{PassphraseFile: pass, PKCS11: i.file.HSM},
 		Authorities: []keys.Authority{{Issuer: verifier.URL, Keys: pins(verifier.SigningKeys)}},
 		Identity: keys.Identity{SignIn: i.url("arm") + "/" + i.file.TenantID, Audiences: []string{fmt.Sprintf("https://%s:%d", vaultSuffix, i.file.Ports["keys"]), "https://" + vaultSuffix, i.url("keys")},
 			Issuers: []keys.Issuer{{URL: signIn.URL, TenantID: signIn.TenantID, Keys: pins(signIn.Keys)}}},

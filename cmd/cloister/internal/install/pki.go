@@ -49,7 +49,7 @@ func openPKI(dir string, now time.Time) (*pki, error) {
 	if p.cert, err = parseCertificate(certPEM); err != nil {
 		return nil, fmt.Errorf("%s: %w", p.path("ca.crt"), err)
 	}
-	if p.key, err = readKey(p.path("ca.key")); err != nil {
+	if p.key, err = ReadKey[*ecdsa.PrivateKey](p.path("ca.key")); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -128,7 +128,7 @@ func (p *pki) good(certFile, keyFile string, hosts []string) bool {
 			return false
 		}
 	}
-	_, err = readKey(keyFile)
+	_, err = ReadKey[*ecdsa.PrivateKey](keyFile)
 	return err == nil
 }
 
@@ -148,54 +148,38 @@ func parseCertificate(raw []byte) (*x509.Certificate, error) {
 	return x509.ParseCertificate(block.Bytes)
 }
 
-func readKey(path string) (*ecdsa.PrivateKey, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	return ParseKey[*ecdsa.PrivateKey](path, raw)
-}
-
 func writeKey(path string, key any) error {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	text, err := pemkey.Marshal(key)
 	if err != nil {
 		return err
 	}
-	return writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+	return writeFile(path, text, 0o600)
 }
 
 // signingKey loads an RSA key for tokens, or makes it once.
 func signingKey(path string) (*rsa.PrivateKey, error) {
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		key, err := rsa.GenerateKey(rand.Reader, 2048)
-		if err != nil {
-			return nil, err
-		}
-		return key, writeKey(path, key)
+	key, err := ReadKey[*rsa.PrivateKey](path)
+	if !errors.Is(err, os.ErrNotExist) {
+		return key, err
 	}
-	if err != nil {
+	if key, err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
 		return nil, err
 	}
-	return ParseKey[*rsa.PrivateKey](path, raw)
+	return key, writeKey(path, key)
 }
 
-// ParseKey reads a private key of one kind from a PEM file's content.
-func ParseKey[K any](path string, raw []byte) (K, error) {
+// ReadKey reads a private key of one kind from a file.
+func ReadKey[K any](path string) (K, error) {
 	var none K
-	block, _ := pem.Decode(raw)
-	if block == nil {
-		return none, fmt.Errorf("%s: no PEM key", path)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return none, err
 	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, err := pemkey.Parse[K](raw)
 	if err != nil {
 		return none, fmt.Errorf("%s: %w", path, err)
 	}
-	wanted, ok := key.(K)
-	if !ok {
-		return none, fmt.Errorf("%s: %T, want %T", path, key, none)
-	}
-	return wanted, nil
+	return key, nil
 }
 
 // writeFile writes durably: the old content or the new one survives a crash, nothing between.

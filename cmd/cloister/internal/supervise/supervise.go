@@ -24,7 +24,8 @@ type Service struct {
 	Name    string
 	Program string
 	Args    []string
-	Health  string // URL that answers 200 when the service does; unix:PATH:URLPATH for a socket
+	Env     []string // NAME=VALUE, besides the few that every process gets
+	Health  string   // URL that answers 200 when the service does; unix:PATH:URLPATH for a socket
 }
 
 // Supervisor keeps a list of what it started in a file.
@@ -95,7 +96,7 @@ func (s *Supervisor) Up(ctx context.Context, services []Service, tell func(name 
 		if already[svc.Name] = st[svc.Name].Alive(); already[svc.Name] {
 			continue
 		}
-		h, err := process.Start(process.Spec{Path: svc.Program, Name: filepath.Base(svc.Program), Args: svc.Args, Dir: "/", Log: s.log(svc.Name)})
+		h, err := process.Start(process.Spec{Path: svc.Program, Name: filepath.Base(svc.Program), Args: svc.Args, Dir: "/", Log: s.log(svc.Name), Env: svc.Env})
 		if err != nil {
 			return fmt.Errorf("%s: %w", svc.Name, err)
 		}

@@ -183,4 +183,3 @@ func (s EncryptionSet) customerTags() map[string]*string {
 	}
 	return tags
 }
-
