@@ -339,7 +339,7 @@ func TestAzureGuest(t *testing.T) {
 				q, _ := a.Attested.Quote()
 				q.PCRSelect.PCRSelections[0].Hash = tpm2.TPMAlgSHA1
 			})
-		}, evidence.CodeBinding},
+		}, evidence.CodeMeasurement},
 		{"TPM-13 PCR 7 not extended", func(g *client.Guest) {
 			g.PCRs[7] = [32]byte{}
 			resigned(g, nonce[:], nil)

@@ -13,12 +13,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/go-tpm/tpm2"
-
 	"cloister.dev/cloister/attest/claims"
 	"cloister.dev/cloister/attest/request"
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/hcl"
+	"cloister.dev/cloister/evidence/vtpm"
 )
 
 // ReplyKeyID names the ephemeral key in tokens.
@@ -83,18 +82,18 @@ func quoted(in *request.Guest, ak *rsa.PublicKey) (*ReplyKey, error) {
 			return nil, evidence.Refuse(evidence.CodeMeasurement, fmt.Sprintf("PCR %d", n), "zeros", "what the firmware measured")
 		}
 	}
-	a, err := attested("quote", in.Quote, in.QuoteSignature, ak, tpm2.TPMSTAttestQuote)
+	quote, err := vtpm.OpenQuote(in.Quote, in.QuoteSignature, ak)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkQuote(a, in.PCRs); err != nil {
+	if err := quote.CheckPCRs(in.PCRs); err != nil {
 		return nil, err
 	}
 	nonce, err := payloadNonce(in)
 	if err != nil {
 		return nil, err
 	}
-	got := a.ExtraData.Buffer
+	got := quote.ExtraData
 	want := sha256.Sum256(nonce)
 	fresh := len(nonce) > 0 && subtle.ConstantTimeCompare(got, want[:]) == 1
 	if in.EncKeyPublic == nil {

@@ -6,7 +6,9 @@ import (
 	_ "crypto/sha1" // banks of real logs
 	_ "crypto/sha512"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
+	"slices"
 
 	"cloister.dev/cloister/evidence"
 )
@@ -24,27 +26,36 @@ const (
 
 var bankHash = map[Bank]crypto.Hash{SHA1: crypto.SHA1, SHA256: crypto.SHA256, SHA384: crypto.SHA384, SHA512: crypto.SHA512}
 
-// LogEvent is one record. The type is covered by no digest.
+// LogEvent is one record. The type is covered by no digest, and for many types the data are not either.
 type LogEvent struct {
-	PCR     int
+	PCR     int // 0 to 23; NoPCR only for EV_NO_ACTION
 	Type    uint32
 	Digests map[Bank][]byte
 	Data    []byte
 }
 
-// Log is a crypto-agile TCG event log, little-endian.
+// Log is a TCG event log, little-endian: crypto-agile, or of the old form, which has the SHA-1 bank alone.
 type Log struct {
 	Banks  []Bank
 	Events []LogEvent
 }
 
+// NoPCR stands for the PCR number 0xffffffff, under which Windows notes its trust points.
+const NoPCR = -1
+
+// number is the PCR of a record, and whether such a record may be.
+func number(pcr, typ uint32) (int, bool) {
+	if pcr == 0xffffffff {
+		return NoPCR, typ == evNoAction
+	}
+	return int(pcr), pcr <= lastPCR
+}
+
+// Bounds of a log.
 const (
-	evNoAction  = 3
-	evSeparator = 4
-	evVariable  = 0x80000001
-	evGPT       = 0x80000006
-	evAction    = 0x80000007
-	evAuthority = 0x800000e0
+	maxEvents  = 10_000
+	lastPCR    = 23
+	specHeader = "Spec ID Event03\x00"
 )
 
 type cursor struct {
@@ -64,52 +75,97 @@ func (c *cursor) take(n uint64) []byte {
 func (c *cursor) u16() uint16 { return binary.LittleEndian.Uint16(c.take(2)) }
 func (c *cursor) u32() uint32 { return binary.LittleEndian.Uint32(c.take(4)) }
 
+func malformed(field string, got any, want string) error {
+	return evidence.Refuse(evidence.CodeParse, "eventLog."+field, fmt.Sprint(got), want)
+}
+
 func badLog(field string, got any, want string) error {
 	return evidence.Refuse(evidence.CodeMeasurement, "eventLog."+field, fmt.Sprint(got), want)
 }
 
-// ParseEventLog reads a whole log; nothing may follow the last record.
+// ParseEventLog reads a whole log; nothing may follow the last record, padding neither. No log at all is refused as a
+// measurement that is missing: it never stands for a log in which nothing is wrong.
 func ParseEventLog(raw []byte) (*Log, error) {
+	if len(raw) == 0 {
+		return nil, badLog("size", 0, "the firmware's event log")
+	}
 	c := &cursor{b: raw}
 	pcr, typ := c.u32(), c.u32()
 	c.take(20)
-	spec := &cursor{b: c.take(uint64(c.u32()))}
-	if sig := spec.take(16); c.bad || spec.bad || pcr != 0 || typ != evNoAction || string(sig) != "Spec ID Event03\x00" {
-		return nil, badLog("header", len(raw), "a crypto-agile log")
+	data := c.take(uint64(c.u32()))
+	if c.bad {
+		return nil, malformed("header", fmt.Sprintf("%d bytes", len(raw)), "a whole first record")
 	}
-	spec.take(8)
-	l, n := &Log{}, spec.u32()
-	if n == 0 || n > 8 {
-		return nil, badLog("algorithms", n, "1 to 8")
+	if pcr != 0 || typ != evNoAction || !bytes.HasPrefix(data, []byte(specHeader)) {
+		return parseOld(raw)
 	}
-	for range n {
-		b, size := Bank(spec.u16()), spec.u16()
-		if h, ok := bankHash[b]; spec.bad || !ok || h.Size() != int(size) {
-			return nil, badLog("algorithm", fmt.Sprintf("%#x, %d bytes", uint16(b), size), "SHA-1 or SHA-2 with its size")
-		}
-		l.Banks = append(l.Banks, b)
-	}
-	if v := spec.take(1); spec.bad || int(v[0]) != len(spec.b) {
-		return nil, badLog("vendor", len(spec.b), "the size stated")
+	l := &Log{}
+	if err := l.header(c, data); err != nil {
+		return nil, err
 	}
 	for len(c.b) > 0 {
-		e := LogEvent{PCR: int(c.u32()), Type: c.u32(), Digests: map[Bank][]byte{}}
-		if n := c.u32(); c.bad || int64(n) != int64(len(l.Banks)) || e.PCR > 23 {
-			return nil, badLog("event", n, "one digest per bank, PCR 0 to 23")
+		if len(l.Events) == maxEvents {
+			return nil, malformed("events", "more", fmt.Sprintf("at most %d", maxEvents))
+		}
+		pcr, typ, n := c.u32(), c.u32(), c.u32()
+		e := LogEvent{Type: typ, Digests: map[Bank][]byte{}}
+		var ok bool
+		if e.PCR, ok = number(pcr, typ); !ok || c.bad || int64(n) != int64(len(l.Banks)) {
+			return nil, malformed(fmt.Sprintf("event %d", len(l.Events)+1), fmt.Sprintf("%d digests for PCR %d", n, pcr), "one digest per bank, PCR 0 to 23")
 		}
 		for range l.Banks {
 			b := Bank(c.u16())
-			h, ok := bankHash[b]
-			if !ok || e.Digests[b] != nil {
-				return nil, badLog("digest", uint16(b), "an algorithm of the header, once")
+			if !slices.Contains(l.Banks, b) || e.Digests[b] != nil {
+				return nil, malformed("digest", uint16(b), "an algorithm of the header, once")
 			}
-			e.Digests[b] = c.take(uint64(h.Size()))
+			e.Digests[b] = c.take(uint64(bankHash[b].Size()))
 		}
 		e.Data = c.take(uint64(c.u32()))
-		for _, b := range l.Banks {
-			if c.bad || e.Digests[b] == nil {
-				return nil, badLog("event", len(l.Events), "a whole record with each bank")
-			}
+		if c.bad {
+			return nil, malformed(fmt.Sprintf("event %d", len(l.Events)+1), "cut short", "a whole record")
+		}
+		l.Events = append(l.Events, e)
+	}
+	return l, nil
+}
+
+// header reads TCG_EfiSpecIDEvent: signature 16, class 4, version 3, size of UINTN 1, algorithms (number u32, then id and
+// size, u16 each), vendor data behind their size (u8). Some writers leave vendor data out of the record's size.
+func (l *Log) header(c *cursor, data []byte) error {
+	spec := &cursor{b: data[len(specHeader):]}
+	spec.take(8)
+	n := spec.u32()
+	if spec.bad || n == 0 || n > 8 {
+		return malformed("algorithms", n, "1 to 8")
+	}
+	for range n {
+		b, size := Bank(spec.u16()), spec.u16()
+		if h, ok := bankHash[b]; spec.bad || !ok || h.Size() != int(size) || slices.Contains(l.Banks, b) {
+			return malformed("algorithm", fmt.Sprintf("%#x, %d bytes", uint16(b), size), "SHA-1 or SHA-2 with its size, once")
+		}
+		l.Banks = append(l.Banks, b)
+	}
+	vendor := uint64(spec.take(1)[0])
+	if !spec.bad && len(spec.b) == 0 {
+		c.take(vendor)
+	} else if uint64(len(spec.b)) != vendor {
+		spec.bad = true
+	}
+	if spec.bad || c.bad {
+		return malformed("vendor", len(spec.b), "the size stated")
+	}
+	return nil
+}
+
+// parseOld reads a log of TCG_PCR_EVENT records: PCR, type, SHA-1 digest, size, data. Firmware for TPM 1.2 wrote such.
+func parseOld(raw []byte) (*Log, error) {
+	l := &Log{Banks: []Bank{SHA1}}
+	for c := (&cursor{b: raw}); len(c.b) > 0; {
+		pcr, typ := c.u32(), c.u32()
+		e := LogEvent{Type: typ, Digests: map[Bank][]byte{SHA1: c.take(20)}, Data: c.take(uint64(c.u32()))}
+		var ok bool
+		if e.PCR, ok = number(pcr, typ); !ok || c.bad || len(l.Events) == maxEvents {
+			return nil, malformed(fmt.Sprintf("event %d", len(l.Events)+1), "cut short, or not a record", "whole records for PCR 0 to 23")
 		}
 		l.Events = append(l.Events, e)
 	}
@@ -119,8 +175,8 @@ func ParseEventLog(raw []byte) (*Log, error) {
 // Replay computes the PCRs of a bank; EV_NO_ACTION is not extended, but may set PCR 0's start locality.
 func (l *Log) Replay(b Bank) (map[int][]byte, error) {
 	h, ok := bankHash[b]
-	if !ok {
-		return nil, badLog("bank", uint16(b), "a bank of the log")
+	if !ok || !slices.Contains(l.Banks, b) {
+		return nil, badLog("bank", fmt.Sprintf("%#x of %#x", uint16(b), l.Banks), "a bank of the log")
 	}
 	out := map[int][]byte{}
 	for _, e := range l.Events {
@@ -149,80 +205,24 @@ func (l *Log) Replay(b Bank) (map[int][]byte, error) {
 	return out, nil
 }
 
-// Check applies the rules for PCR 0 to 7 that a replay cannot: known types, data that hash to their
-// digest where the type says so, one separator each, only authorities after PCR 7's, and a complete exit
-// from boot services.
-func (l *Log) Check() error {
-	separators, exits := map[int]int{}, []string(nil)
-	for i, e := range l.Events {
-		if e.PCR > 7 || e.Type == evNoAction {
-			continue
-		}
-		if !allowed(e.PCR, e.Type) {
-			return badLog("type", fmt.Sprintf("%#x in PCR %d, event %d", e.Type, e.PCR, i), "a type known there")
-		}
-		switch e.Type {
-		case evSeparator, evVariable, evGPT, evAction:
-			for _, b := range l.Banks {
-				h := bankHash[b].New()
-				h.Write(e.Data)
-				if !bytes.Equal(h.Sum(nil), e.Digests[b]) {
-					return badLog("data", fmt.Sprintf("event %d, PCR %d", i, e.PCR), "data that hash to the digest")
-				}
-			}
-		}
-		if e.PCR == 7 && separators[7] > 0 && e.Type != evAuthority && e.Type != evSeparator {
-			return badLog("order", fmt.Sprintf("%#x", e.Type), "authorities only after PCR 7's separator")
-		}
-		if e.Type == evSeparator {
-			if !bytes.Equal(e.Data, make([]byte, 4)) {
-				return badLog("separator", fmt.Sprintf("%x", e.Data), "00000000")
-			}
-			separators[e.PCR]++
-		}
-		if what, ok := bytes.CutPrefix(e.Data, []byte("Exit Boot Services ")); ok && e.PCR == 5 && e.Type == evAction {
-			exits = append(exits, string(what))
-		}
-	}
-	for p := range 8 {
-		if separators[p] != 1 {
-			return badLog("separator", fmt.Sprintf("%d in PCR %d", separators[p], p), "exactly one")
-		}
-	}
-	return checkExit(exits)
-}
+// Firmware are the PCRs that a log must explain from start to end; others go on after the firmware hands over.
+var Firmware = [8]int{0, 1, 2, 3, 4, 5, 6, 7}
 
-// checkExit wants boot services to have been left, once: an operating system may fail to at first, and try again.
-func checkExit(exits []string) error {
-	const call, success, failure = "Invocation", "Returned with Success", "Returned with Failure"
-	n := len(exits)
-	if n < 2 || exits[n-2] != call || exits[n-1] != success {
-		return badLog("exitBootServices", fmt.Sprintf("%.200q", exits), "a call that succeeded, last")
+// Explains refuses a log whose replay in the SHA-256 bank gives other values for PCR 0 to 7 than those quoted, or that
+// leaves one of them as it was at reset.
+func (l *Log) Explains(quoted PCRs) error {
+	replayed, err := l.Replay(SHA256)
+	if err != nil {
+		return err
 	}
-	for _, what := range exits[:n-2] {
-		if what != call && what != failure {
-			return badLog("exitBootServices", fmt.Sprintf("%.40q", what), "only failed calls before the one that succeeded")
+	for _, n := range Firmware {
+		want, ok := quoted[n]
+		if !ok || !bytes.Equal(replayed[n], want[:]) {
+			return evidence.Refuse(evidence.CodeMeasurement, fmt.Sprintf("eventLog PCR %d", n), hex.EncodeToString(replayed[n]), hex.EncodeToString(want[:])+", as quoted").By("the log replays to the quoted PCR")
+		}
+		if want == ([32]byte{}) {
+			return evidence.Refuse(evidence.CodeMeasurement, fmt.Sprintf("eventLog PCR %d", n), "zero: nothing was measured", "a measured value")
 		}
 	}
 	return nil
-}
-
-func allowed(pcr int, t uint32) bool {
-	switch t {
-	case evSeparator, evAction:
-		return true
-	case evVariable, evAuthority:
-		return pcr == 7 || pcr == 1 && t == evVariable
-	case 0x80000003, 0x80000004, 0x80000005: // images
-		return pcr == 4 && t == 0x80000003 || pcr == 0 || pcr == 2
-	case evGPT:
-		return pcr == 5
-	case 1, 8, 7, 0x80000008, 0x8000000a, 0x11: // firmware code, versions
-		return pcr == 0 || pcr == 2 && t != 8
-	case 0xa, 9, 0x80000002, 0x80000009, 0x8000000b, 0x80000010: // platform configuration
-		return pcr == 1 || pcr == 3
-	case 5, 0xd:
-		return pcr == 4 || pcr == 5
-	}
-	return false
 }

@@ -1,13 +1,14 @@
-// Package vtpm judges what a vTPM says: quotes and PCR policies. It does no I/O; TPM numbers are big-endian.
+// Package vtpm judges what a TPM says: quotes, certifications, public areas, certificates, event logs and PCR policies.
+// It is the one place for these; it does no I/O and asks no network. TPM numbers are big-endian, event logs little-endian.
+//
+// Sources: TCG, "Trusted Platform Module Library" 2.0, parts 1 and 2; "PC Client Platform Firmware Profile"; "EK
+// Credential Profile" for TPM 2.0.
 package vtpm
 
 import (
-	"crypto/rsa"
 	"crypto/sha256"
 
 	"github.com/google/go-tpm/tpm2"
-
-	"cloister.dev/cloister/evidence"
 )
 
 // Handles that paravisor, guest and verifier agree on. The first three NV indexes and the persistent
@@ -44,36 +45,4 @@ func AKTemplate() tpm2.TPMTPublic {
 			KeyBits: 2048,
 		}),
 	}
-}
-
-// RSAPublic reads a TPM2B_PUBLIC and gives its RSA key and its name.
-func RSAPublic(raw []byte) (*rsa.PublicKey, []byte, error) {
-	refuse := func(err error) error {
-		return evidence.Refuse(evidence.CodeParse, "public area", err.Error(), "a TPM2B_PUBLIC of an RSA key")
-	}
-	b, err := tpm2.Unmarshal[tpm2.TPM2BPublic](raw)
-	if err != nil {
-		return nil, nil, refuse(err)
-	}
-	pub, err := b.Contents()
-	if err != nil {
-		return nil, nil, refuse(err)
-	}
-	parms, err := pub.Parameters.RSADetail()
-	if err != nil {
-		return nil, nil, refuse(err)
-	}
-	unique, err := pub.Unique.RSA()
-	if err != nil {
-		return nil, nil, refuse(err)
-	}
-	key, err := tpm2.RSAPub(parms, unique)
-	if err != nil {
-		return nil, nil, refuse(err)
-	}
-	name, err := tpm2.ObjectName(pub)
-	if err != nil {
-		return nil, nil, refuse(err)
-	}
-	return key, name.Buffer, nil
 }
