@@ -45,7 +45,9 @@ func TestRoleAssignments(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	create := func() reply { return w.call("POST", "main", "/keys/gs-"+vmID+"/create?api-version=7.4", admin, string(raw)) }
+	create := func() reply {
+		return w.call("POST", "main", "/keys/gs-"+vmID+"/create?api-version=7.4", admin, string(raw))
+	}
 	if r := create(); r.status != 403 || !strings.Contains(r.body, "no role") {
 		t.Fatalf("without an assignment: %d %s", r.status, r.body)
 	}
