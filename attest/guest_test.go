@@ -190,6 +190,15 @@ func goodLog(secure byte) *bootLog {
 	return l
 }
 
+// stockLog covers the registers that Azure's clients send for Linux.
+func stockLog() *bootLog {
+	l := goodLog(1)
+	for _, n := range []int{11, 12, 13} {
+		delete(l.pcrs, n)
+	}
+	return l
+}
+
 func (f *fakeTPM) quote(t testing.TB, pcrs map[int][32]byte, extra []byte, change func(*tpm2.TPMSAttest)) (raw, sig []byte) {
 	t.Helper()
 	var bits [3]byte
@@ -297,6 +306,17 @@ func TestAzureGuest(t *testing.T) {
 	if keys, _ := tok.Lookup("x-ms-runtime.keys"); len(keys.([]any)) != 1 || keys.([]any)[0].(map[string]any)["kid"] != "TpmEphemeralEncryptionKey" {
 		t.Errorf("keys %v", keys)
 	}
+	stock := f.encrypted(t, w.guest(t, f, stockLog(), "n1"), tpm2.TPMAObject{Decrypt: true, NoDA: true}, policyPCR(stockLog().pcrs))
+	stock.Quote, stock.QuoteSignature = f.quote(t, stock.PCRs, nil, nil)
+	tok = check(c.AzureGuest(ctx, stock))
+	if got := fmt.Sprint(tok.Claims["x-ms-azurevm-attested-pcrs"]); got != "[0 1 2 3 4 5 6 7]" {
+		t.Errorf("attested registers of a stock client %s", got)
+	}
+	for n, want := range map[int]bool{4: true, 7: true, 11: false, 12: false, 13: false} {
+		if _, got := tok.Claims[fmt.Sprintf("x-cloister-pcr%d", n)]; got != want {
+			t.Errorf("x-cloister-pcr%d of a stock client: %t, want %t", n, got, want)
+		}
+	}
 
 	stranger := newTPM(t)
 	twice := goodLog(1)
@@ -345,7 +365,7 @@ func TestAzureGuest(t *testing.T) {
 			resigned(g, nonce[:], nil)
 		}, evidence.CodeMeasurement},
 		{"a register that claims need", func(g *client.Guest) {
-			delete(g.PCRs, 13)
+			delete(g.PCRs, 5)
 			resigned(g, nonce[:], nil)
 		}, evidence.CodeBinding},
 		{"TPM-07 another TPM's AK", func(g *client.Guest) {

@@ -307,6 +307,11 @@ func TestHTTP(t *testing.T) {
 		{"no api-version", "POST", "/software/attest/SevSnpVm", "", good, 400},
 		{"an odd api-version", "POST", "/software/attest/SevSnpVm?api-version=latest", "", good, 400},
 		{"an early api-version", "POST", "/software/attest/SevSnpVm?api-version=2019-01-01", "", good, 400},
+		{"an api-version before the call", "POST", "/software/attest/SevSnpVm?api-version=2020-10-01", "", good, 400},
+		{"an api-version to come", "POST", "/software/attest/SevSnpVm?api-version=2099-01-01", "", good, 400},
+		{"our version at Azure's call", "POST", "/software/attest/AzureGuest?api-version=2026-11-01", "", good, 400},
+		{"two api-versions", "POST", "/software/attest/AzureGuest?api-version=2020-10-01&api-version=2020-10-01", "", good, 400},
+		{"Azure's version at our call", "POST", "/software/cloister/akcertificate?api-version=2025-06-01", "", good, 400},
 		{"SVC-19 gzip", "POST", "/software/attest/SevSnpVm?api-version=2022-08-01", "Content-Encoding: gzip", good, 400},
 		{"SVC-11 a body without end", "POST", "/software/attest/SevSnpVm?api-version=2022-08-01", "", make([]byte, 5<<20), 400},
 		{"another media type", "POST", "/software/attest/SevSnpVm?api-version=2022-08-01", "Content-Type: text/plain", good, 400},
@@ -332,6 +337,14 @@ func TestHTTP(t *testing.T) {
 			raw, _ := io.ReadAll(resp.Body)
 			if resp.StatusCode != c.status || strings.Contains(string(raw), "evil.test") {
 				t.Errorf("%d %s", resp.StatusCode, raw)
+			}
+			for _, name := range []string{"Server", "X-Powered-By", "x-ms-maa-service-version"} {
+				if v := resp.Header.Get(name); v != "" {
+					t.Errorf("header %s: %q", name, v)
+				}
+			}
+			if c.path != "/metrics" && c.path != "/healthz" && resp.Header.Get("Content-Type") != "application/json; charset=utf-8" || resp.Header.Get("x-ms-request-id") == "" {
+				t.Errorf("headers %v", resp.Header)
 			}
 			if c.status >= 400 && (resp.Header.Get("x-ms-error-code") == "" || !strings.Contains(string(raw), `"error":{"code":"`)) {
 				t.Errorf("no error of the protocol: %s", raw)
@@ -369,6 +382,26 @@ func TestValidate(t *testing.T) {
 		if s, err := Open(c, time.Now, slog.Default()); err == nil {
 			s.Close()
 			t.Errorf("%s: the service started", name)
+		}
+	}
+}
+
+// Each version of Azure's service that has a call is served; errors then are about the body.
+func TestVersions(t *testing.T) {
+	w := newWorld(t)
+	for _, c := range []struct{ call, version, field string }{
+		{"SevSnpVm", "2022-08-01", "request.report"}, {"SevSnpVm", "2022-09-01-preview", "request.report"}, {"SevSnpVm", "2023-04-01-preview", "request.report"}, {"SevSnpVm", "2025-06-01", "request.report"},
+		{"SevSnpVm", "2020-10-01", "api-version"}, {"AzureGuest", "2020-10-01", "request.AttestationInfo"}, {"AzureGuest", "2025-06-01", "request.AttestationInfo"}, {"AzureGuest", "2021-01-01", "api-version"},
+	} {
+		resp, err := w.http.Post(w.url+"/software/attest/"+c.call+"?api-version="+c.version, "application/json", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var body client.WireError
+		err = json.NewDecoder(resp.Body).Decode(&body)
+		resp.Body.Close()
+		if err != nil || body.Error.InnerError == nil || body.Error.InnerError.Field != c.field || resp.Header.Get("x-ms-error-code") != "InvalidParameter" || body.Error.Code != "InvalidParameter" {
+			t.Errorf("%s %s: %+v, %v; want a complaint about %s", c.call, c.version, body, err, c.field)
 		}
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"regexp"
 
 	"cloister.dev/cloister/attest/client"
 	"cloister.dev/cloister/attest/request"
@@ -21,24 +20,6 @@ func requestID() string {
 	var id [24]byte
 	_, _ = rand.Read(id[:]) // crypto/rand.Read never fails
 	return fmt.Sprintf("00-%s-%s-00", hex.EncodeToString(id[:16]), hex.EncodeToString(id[16:]))
-}
-
-var versionForm = regexp.MustCompile(`^(\d{4}-\d{2}-\d{2})(-[a-z]+)?$`)
-
-// oldestVersion is Azure's first api-version. Dates are compared as text.
-const oldestVersion = "2020-10-01"
-
-// checkVersion asks for an api-version of the known form. No version is too new.
-func checkVersion(r *http.Request) error {
-	got := r.URL.Query()["api-version"]
-	if len(got) != 1 {
-		return evidence.Refuse(evidence.CodeParse, "api-version", fmt.Sprintf("%d of them", len(got)), "one, such as 2022-08-01")
-	}
-	m := versionForm.FindStringSubmatch(got[0])
-	if m == nil || m[1] < oldestVersion {
-		return evidence.Refuse(evidence.CodeParse, "api-version", got[0], "a date of "+oldestVersion+" or later")
-	}
-	return nil
 }
 
 // readBody reads a bounded body. Compressed bodies are refused: their size says nothing.

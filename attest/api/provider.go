@@ -58,7 +58,7 @@ func (p *Provider) discovery(_ *Server, w http.ResponseWriter, _ *http.Request, 
 
 func (p *Provider) attestSevSnpVM(s *Server, w http.ResponseWriter, r *http.Request, body []byte) error {
 	return p.logged(s, string(claims.SevSnpVM), body, func(e *translog.Entry) error {
-		if err := errors.Join(checkVersion(r), checkMedia(r, "application/json")); err != nil {
+		if err := errors.Join(checkVersionSince(r, sinceSevSnpVM), checkMedia(r, "application/json")); err != nil {
 			return err
 		}
 		in, err := request.ParseSevSnpVM(body)
@@ -112,7 +112,7 @@ func (p *Provider) attestGuest(s *Server, w http.ResponseWriter, r *http.Request
 // token that the same VM needs to get its guest state.
 func (p *Provider) akCertificate(s *Server, w http.ResponseWriter, r *http.Request, body []byte) error {
 	return p.logged(s, "AKCertificate", body, func(e *translog.Entry) error {
-		if err := errors.Join(checkVersion(r), checkMedia(r, "application/json")); err != nil {
+		if err := errors.Join(checkOurVersion(r), checkMedia(r, "application/json")); err != nil {
 			return err
 		}
 		in, err := request.ParseAK(body)

@@ -23,15 +23,16 @@ import (
 // ReplyKeyID names the ephemeral key in tokens.
 const ReplyKeyID = "TpmEphemeralEncryptionKey"
 
-// requiredPCRs are the registers that a quote must cover: those that claims are made of.
-var requiredPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13}
+// requiredPCRs are the registers that a quote must cover: those that Azure's claims are made of, and that its clients
+// send for Linux.
+var requiredPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7}
 
 // Guest judges evidence of a running guest, from the hardware up: the report is genuine and about the
 // claims, the claims name the attestation key, the key signed the quote, the quote covers the registers,
 // and the boot log replays to them.
 func (v *Verifier) Guest(in *request.Guest, at time.Time) (*Result, error) {
 	if !strings.EqualFold(in.OSType, "Linux") {
-		return nil, evidence.Refuse(evidence.CodeUnsupported, "OSType", in.OSType, "Linux")
+		return nil, evidence.Refuse(evidence.CodeUnsupported, "OSType", in.OSType, "Linux").By("boot logs of Windows are not judged, so nothing could be said of its boot switches")
 	}
 	authentic, err := v.hardware(in.Report, in.Chain, in.Runtime, in.InitTime, at)
 	if err != nil {
@@ -64,7 +65,10 @@ func (v *Verifier) Guest(in *request.Guest, at time.Time) (*Result, error) {
 	out.claims[claims.IsolationTEE] = hardwareClaims(authentic.Report(), in.Runtime, in.InitTime)
 	out.claims[claims.Runtime] = runtimeOf(in, reply)
 	for _, n := range claims.CarriedPCRs {
-		value := in.PCRs[n]
+		value, quoted := in.PCRs[n]
+		if !quoted {
+			continue
+		}
 		out.claims[fmt.Sprintf("x-cloister-pcr%d", n)] = hex.EncodeToString(value[:])
 	}
 	claims.Root(out.claims, out.root)

@@ -111,7 +111,8 @@ func (g Guest) Claims() map[string]any {
 	}
 }
 
-// PCRs of the guest that our tokens carry, besides Azure's claims.
+// CarriedPCRs are the registers whose values our tokens carry besides Azure's claims, each where the quote covers
+// it. A policy names the value it wants: one that only forbids values says nothing of a register that was left out.
 var CarriedPCRs = []int{4, 7, 11, 12, 13}
 
 // Root adds which root the evidence ends at, and what separates the vTPM from the guest.
