@@ -20,6 +20,7 @@ import (
 	"cloister.dev/cloister/host/api"
 	"cloister.dev/cloister/internal/failpoint"
 	"cloister.dev/cloister/internal/localhost"
+	"cloister.dev/cloister/internal/pemkey"
 )
 
 var afterJoin = failpoint.New("host/certificate")
@@ -99,28 +100,20 @@ func keptKey(path string) (*ecdsa.PrivateKey, error) {
 		if err != nil {
 			return nil, err
 		}
-		der, err := x509.MarshalPKCS8PrivateKey(key)
+		text, err := pemkey.Marshal(key)
 		if err != nil {
 			return nil, err
 		}
-		return key, write(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+		return key, write(path, text)
 	}
 	if err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(raw)
-	if block == nil {
-		return nil, fmt.Errorf("%s: no PEM key", path)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, err := pemkey.Parse[*ecdsa.PrivateKey](raw)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	ec, ok := key.(*ecdsa.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("%s: %T, want an EC key", path, key)
-	}
-	return ec, nil
+	return key, nil
 }
 
 // write replaces a file so that a crash leaves the old or the new one.
@@ -163,11 +156,10 @@ func request(name string, key *ecdsa.PrivateKey) (string, error) {
 
 // store keeps what was given.
 func store(answer *api.JoinResponse, key *ecdsa.PrivateKey, certFile, keyFile string) (tls.Certificate, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	keyPEM, err := pemkey.Marshal(key)
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	for _, f := range []struct {
 		path    string
 		content []byte

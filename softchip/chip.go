@@ -6,10 +6,8 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/sha512"
-	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +21,7 @@ import (
 	"cloister.dev/cloister/evidence/launch"
 	"cloister.dev/cloister/evidence/sevsnp"
 	"cloister.dev/cloister/internal/failpoint"
+	"cloister.dev/cloister/internal/pemkey"
 )
 
 var afterLaunchRecord = failpoint.New("softchip/launch-record")
@@ -75,16 +74,11 @@ func Open(dir string, measure Measure, random io.Reader) (*Chip, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the chip's key: %w", err)
 	}
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, errors.New("reading the chip's key: no PEM")
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, err := pemkey.Parse[*ecdsa.PrivateKey](text)
 	if err != nil {
 		return nil, fmt.Errorf("reading the chip's key: %w", err)
 	}
-	key, ok := parsed.(*ecdsa.PrivateKey)
-	if !ok || key.Curve != elliptic.P384() || !key.PublicKey.Equal(chain.Leaf.PublicKey) {
+	if key.Curve != elliptic.P384() || !key.PublicKey.Equal(chain.Leaf.PublicKey) {
 		return nil, errors.New("the chip's key is not that of its certificate")
 	}
 	c := &Chip{dir: filepath.Join(dir, "launches"), chain: chain, key: key, measure: measure, random: random}

@@ -19,6 +19,7 @@ import (
 
 	"cloister.dev/cloister/evidence/sevsnp"
 	"cloister.dev/cloister/evidence/soft"
+	"cloister.dev/cloister/internal/pemkey"
 )
 
 // Files in the chip's directory. The installation pins ark.pem; it is written last, so that its presence
@@ -49,7 +50,7 @@ func Init(dir string, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("making the chip: %w", err)
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	keyPEM, err := pemkey.Marshal(key)
 	if err != nil {
 		return fmt.Errorf("writing the chip's key: %w", err)
 	}
@@ -58,7 +59,7 @@ func Init(dir string, now time.Time) error {
 		data []byte
 		mode os.FileMode
 	}{
-		{fileKey, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600},
+		{fileKey, keyPEM, 0o600},
 		{fileChain, chain.PEM(), 0o644},
 		{fileRoot, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: chain.Root.Raw}), 0o644},
 	} {

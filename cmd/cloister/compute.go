@@ -58,7 +58,7 @@ func readComputeConfig(path string) (install.ComputeConfig, error) {
 
 func runCompute(ctx context.Context, c install.ComputeConfig) error {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
-	key, err := rsaKey(c.SignIn.KeyFile)
+	key, err := install.ReadKey[*rsa.PrivateKey](c.SignIn.KeyFile)
 	if err != nil {
 		return err
 	}
@@ -81,12 +81,4 @@ func runCompute(ctx context.Context, c install.ComputeConfig) error {
 	}
 	log.Info(server.Describe())
 	return server.Serve(ctx, nil)
-}
-
-func rsaKey(path string) (*rsa.PrivateKey, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	return install.ParseKey[*rsa.PrivateKey](path, raw)
 }

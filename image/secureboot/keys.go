@@ -16,6 +16,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"cloister.dev/cloister/internal/pemkey"
 )
 
 // Key is a private key with its self-signed certificate.
@@ -74,25 +76,17 @@ func loadKeys(dir string) (*Keys, error) {
 		if info.Mode().Perm()&0o077 != 0 {
 			return nil, fmt.Errorf("%s.key has mode %#o: want 0600, others could sign images with it", path, info.Mode().Perm())
 		}
-		der, err := readPEM(path+".key", "PRIVATE KEY")
+		text, err := os.ReadFile(path + ".key")
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("reading a Secure Boot key: %w", err)
 		}
-		parsed, err := x509.ParsePKCS8PrivateKey(der)
+		private, err := pemkey.Parse[*rsa.PrivateKey](text)
 		if err != nil {
 			return nil, fmt.Errorf("%s.key: %w", path, err)
 		}
-		private, ok := parsed.(*rsa.PrivateKey)
-		if !ok {
-			return nil, fmt.Errorf("%s.key is a %T: want RSA", path, parsed)
-		}
-		der, err = readPEM(path+".crt", "CERTIFICATE")
+		cert, err := readCertificate(path + ".crt")
 		if err != nil {
 			return nil, err
-		}
-		cert, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, fmt.Errorf("%s.crt: %w", path, err)
 		}
 		if !private.PublicKey.Equal(cert.PublicKey) {
 			return nil, fmt.Errorf("%s.crt is not the certificate of %s.key", path, path)
@@ -129,7 +123,7 @@ func makeKeys(dir string, now time.Time) (*Keys, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading back the %s certificate: %w", names[i], err)
 		}
-		pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+		text, err := pemkey.Marshal(private)
 		if err != nil {
 			return nil, fmt.Errorf("encoding the %s key: %w", names[i], err)
 		}
@@ -137,7 +131,7 @@ func makeKeys(dir string, now time.Time) (*Keys, error) {
 		if err := writeDurably(path+".crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
 			return nil, err
 		}
-		if err := writeDurably(path+".key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600); err != nil {
+		if err := writeDurably(path+".key", text, 0o600); err != nil {
 			return nil, err
 		}
 		*slot = Key{private, cert}
@@ -145,16 +139,20 @@ func makeKeys(dir string, now time.Time) (*Keys, error) {
 	return k, nil
 }
 
-func readPEM(path, kind string) ([]byte, error) {
+func readCertificate(path string) (*x509.Certificate, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading a Secure Boot key: %w", err)
+		return nil, fmt.Errorf("reading a Secure Boot certificate: %w", err)
 	}
 	block, rest := pem.Decode(text)
-	if block == nil || block.Type != kind || len(rest) > 0 {
-		return nil, fmt.Errorf("%s: want one PEM block of type %s", path, kind)
+	if block == nil || block.Type != "CERTIFICATE" || len(rest) > 0 {
+		return nil, fmt.Errorf("%s: want one PEM block of type CERTIFICATE", path)
 	}
-	return block.Bytes, nil
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return cert, nil
 }
 
 func writeDurably(path string, data []byte, mode os.FileMode) error {

@@ -66,8 +66,8 @@ func TestNoCookies(t *testing.T) {
 	})
 }
 
-// tags are the build constraints that may be. None of them takes a check away: failpoints kill, boot adds tests.
-var tags = []string{"failpoints", "boot", "linux"}
+// tags are the build constraints that may be. None of them takes a check away: failpoints kill, boot and invm add tests.
+var tags = []string{"failpoints", "boot", "invm", "linux"}
 
 // TestBuildTagsTakeNoCheckAway: no build of this module lacks a verifier.
 func TestBuildTagsTakeNoCheckAway(t *testing.T) {

@@ -15,6 +15,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"cloister.dev/cloister/internal/pemkey"
 )
 
 // Lifetimes of the installation's certificates. They secure transport on one machine; nobody believes an answer
