@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"cloister.dev/cloister/cmd/cloister/internal/doctor"
 	"cloister.dev/cloister/cmd/cloister/internal/install"
 	"cloister.dev/cloister/cmd/cloister/internal/narrate"
+	"cloister.dev/cloister/cmd/cloister/internal/platform"
 	"cloister.dev/cloister/image"
 )
 
@@ -52,12 +54,12 @@ Secure Boot keys are the installation's own. The same input gives the same diges
 			if err != nil {
 				return err
 			}
-			i, err := installation(cmd)
-			if err != nil {
-				return err
+			images := []*image.Manifest{}
+			i, err := existing(cmd)
+			if err == nil {
+				images, err = listImages(i.Images())
 			}
-			images, err := listImages(i.Images())
-			if err != nil {
+			if err != nil && !errors.Is(err, platform.ErrNotUp) { // no installation has no images
 				return err
 			}
 			if o == "json" {
