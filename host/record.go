@@ -34,8 +34,15 @@ type sessionRecord struct {
 	SSHPort       int            `json:"sshPort"`
 	ConsoleOffset int64          `json:"consoleOffset"` // bytes of the console already read
 	Up            bool           `json:"up"`            // the distribution has come up
-	Notes         []string       `json:"notes,omitempty"`
+	// What the guest said, newest last, at most maxTold: written before it is told, and told again by an agent that
+	// takes over. The control plane drops what it has already.
+	Told   []api.Event       `json:"told,omitempty"`
+	GaveUp *evidence.Refusal `json:"gaveUp,omitempty"` // why the boot can't go on
+	Notes  []string          `json:"notes,omitempty"`
 }
+
+// maxTold bounds what is kept of a chatty guest.
+const maxTold = 64
 
 // halt keeps a VM from being started again by itself: it failed, or its guest shut it down. A new generation of
 // the spec, or a restart, lifts it.

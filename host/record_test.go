@@ -13,6 +13,7 @@ import (
 
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/host/api"
+	"cloister.dev/cloister/host/qemu"
 )
 
 const vmID = "11111111-2222-3333-4444-555555555555"
@@ -171,6 +172,56 @@ func TestConsoleIsNotReadTwice(t *testing.T) {
 	f.Close()
 	if got := strings.Join(read(open(kept)), " "); got != "os-disk" {
 		t.Errorf("next agent: got %q, want os-disk alone", got)
+	}
+}
+
+// An agent that died between writing what a console said and telling it has a successor that tells the same.
+func TestWhatTheConsoleSaidIsToldBySomebody(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 678, time.UTC)
+	c := Config{StateDir: t.TempDir(), RunDir: t.TempDir()}
+	agent := func() *Agent {
+		return &Agent{cfg: c, deps: Deps{Now: func() time.Time { now = now.Add(time.Second); return now }}, log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+			machines: map[string]*machine{}, news: make(chan struct{}, 1)}
+	}
+	feed := func(m *machine, text string) *session {
+		var console qemu.Console
+		s := &session{ended: make(chan struct{})}
+		m.found(s, console.Feed([]byte(text)), func(*sessionRecord) {})
+		return s
+	}
+	first := agent()
+	m := newMachine(first, &record{Spec: api.VMSpec{VMID: vmID, Generation: 4}, Session: &sessionRecord{}})
+	if err := os.MkdirAll(m.layout().state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := feed(m, `CLOISTER-EVENT {"step":"image","state":"done"}`+"\n"+`CLOISTER-EVENT {"step":"unlock","state":"failed","detail":{"error":"another volume"}}`+"\n")
+	if !s.over() || s.bootKO == nil || s.bootKO.Got != "another volume" {
+		t.Errorf("the boot was not given up: %+v", s.bootKO)
+	}
+	kept, err := loadRecord(m.layout().state)
+	if err != nil || kept == nil {
+		t.Fatalf("record: %v, %v", kept, err)
+	}
+	second := agent()
+	next := newMachine(second, kept)
+	next.adopt(t.Context())
+	if len(first.events) != 2 || !reflect.DeepEqual(first.events, second.events) {
+		t.Errorf("told %+v, and then %+v", first.events, second.events)
+	}
+	if f := next.failure(); f == nil || f.Got != "another volume" || !next.rec.Halt.holds(next.spec()) {
+		t.Errorf("failure %+v, halt %+v", f, next.rec.Halt)
+	}
+
+	m = newMachine(agent(), &record{Spec: api.VMSpec{VMID: vmID}, Session: &sessionRecord{}})
+	s = feed(m, `CLOISTER-EVENT {"step":"distribution","state":"done"}`+"\n"+`CLOISTER-EVENT {"step":"guest-attestation","state":"failed"}`+"\n"+"Kernel panic - not syncing\n")
+	if s.over() || m.runningPhase() != api.PhaseRunning || len(m.agent.events) != 2 {
+		t.Errorf("a distribution that is up was given up, or its panic was told as a failed boot: %+v", m.agent.events)
+	}
+	for range 2 * maxTold {
+		feed(m, `CLOISTER-EVENT {"step":"chatter","state":"done"}`+"\n")
+	}
+	if n := len(m.rec.Session.Told); n != maxTold {
+		t.Errorf("%d events of a chatty guest are kept", n)
 	}
 }
 

@@ -150,7 +150,9 @@ func (m *machine) adopt(ctx context.Context) {
 	m.mu.Lock()
 	rec := m.rec.Session
 	m.mu.Unlock()
-	if rec != nil && rec.QEMU.Alive() && rec.Paravisor.Alive() {
+	m.tellAgain()
+	gaveUp := rec != nil && rec.GaveUp != nil
+	if rec != nil && !gaveUp && rec.QEMU.Alive() && rec.Paravisor.Alive() {
 		if err := m.attach(ctx); err == nil {
 			return
 		} else if ctx.Err() == nil {
@@ -159,6 +161,9 @@ func (m *machine) adopt(ctx context.Context) {
 	}
 	if err := m.end(ctx, false); err != nil && ctx.Err() == nil {
 		m.log.Error("clearing up after an earlier agent failed", "error", err)
+	}
+	if gaveUp {
+		m.fail(rec.GaveUp, true)
 	}
 }
 
@@ -337,11 +342,7 @@ func (m *machine) watchConsole(ctx context.Context, s *session, path string, off
 				lines = offset + int64(end) + 1
 			}
 			offset += int64(n)
-			findings := console.Feed(buf[:n])
-			for _, found := range findings {
-				m.found(s, found)
-			}
-			m.consoleRead(lines, len(findings) > 0)
+			m.found(s, console.Feed(buf[:n]), func(r *sessionRecord) { r.ConsoleOffset = lines })
 			continue
 		}
 		if err != nil && over {
@@ -353,51 +354,84 @@ func (m *machine) watchConsole(ctx context.Context, s *session, path string, off
 	}
 }
 
-// consoleRead keeps how far the console was read. It is written at once when something was found there, so that an
-// agent that takes over does not tell of it again; after other text it is written with the next record.
-func (m *machine) consoleRead(offset int64, now bool) {
+// guestEvent is what the guest tells by its metadata service.
+func (m *machine) guestEvent(s *session, e api.Event) {
+	m.found(s, []qemu.Finding{{Event: &e}}, func(*sessionRecord) {})
+}
+
+// found keeps what the guest said, together with how far its console was read, and then acts on it. The record comes
+// first: an agent that dies in between has a successor that tells it again, under the same time.
+func (m *machine) found(s *session, findings []qemu.Finding, advance func(*sessionRecord)) {
 	m.mu.Lock()
-	if m.rec.Session == nil {
+	r := m.rec.Session
+	if r == nil {
 		m.mu.Unlock()
 		return
 	}
-	m.rec.Session.ConsoleOffset = offset
+	advance(r)
+	was := r.Up
+	var events []api.Event
+	for _, f := range findings {
+		e, gaveUp := m.read(f, r.Up)
+		if e == nil {
+			continue
+		}
+		events = append(events, *e)
+		if e.Step == "distribution" && e.State == api.StepDone {
+			r.Up, m.attempts = true, 0
+		}
+		if r.GaveUp == nil {
+			r.GaveUp = gaveUp
+		}
+	}
+	r.Told = append(r.Told, events...)
+	r.Told = append([]api.Event(nil), r.Told[max(0, len(r.Told)-maxTold):]...)
+	up, gaveUp := r.Up && !was, r.GaveUp
 	m.mu.Unlock()
-	if !now {
-		return
+	if len(events) == 0 {
+		return // the offset is written with the next record
 	}
 	if err := m.save(); err != nil {
 		m.log.Error("the VM's record was not written", "error", err)
 	}
-}
-
-func (m *machine) found(s *session, f qemu.Finding) {
-	switch {
-	case f.Event != nil:
-		m.guestEvent(s, *f.Event)
-	case f.BootFailed != "" && m.runningPhase() != api.PhaseRunning:
-		m.agent.tell(m.id, "uefi", api.StepFailed, map[string]string{"reason": f.BootFailed})
-		s.giveUp(evidence.Refuse(evidence.CodeBoot, "boot", f.BootFailed, "an image that the VM's Secure Boot keys accept"))
+	for _, e := range events {
+		m.agent.tellEvent(e)
+	}
+	if up {
+		m.set(api.PhaseRunning, api.PowerRunning)
+	}
+	if gaveUp != nil {
+		s.giveUp(gaveUp)
 	}
 }
 
-// guestEvent passes on what the guest tells, under the agent's clock: the guest's may be wrong.
-func (m *machine) guestEvent(s *session, e api.Event) {
-	e.VMID, e.Time = m.id, m.agent.deps.Now().UTC()
-	m.agent.tellEvent(e)
+// read turns a finding into an event, under the agent's clock, since the guest's may be wrong; and into the reason why
+// the boot can't go on, if it is one. Once the distribution is up nothing is given up.
+func (m *machine) read(f qemu.Finding, up bool) (*api.Event, *evidence.Refusal) {
 	switch {
-	case e.Step == "distribution" && e.State == api.StepDone:
-		m.mu.Lock()
-		m.attempts = 0
-		if m.rec.Session != nil {
-			m.rec.Session.Up = true
+	case f.Event != nil:
+		e := *f.Event
+		e.VMID, e.Time = m.id, m.agent.deps.Now().UTC()
+		if e.State == api.StepFailed && !up {
+			return &e, evidence.Refuse(evidence.CodeBoot, e.Step, e.Detail["error"], "a step that is done; see the console")
 		}
-		m.mu.Unlock()
-		if err := m.save(); err != nil {
-			m.log.Error("the VM's record was not written", "error", err)
-		}
-		m.set(api.PhaseRunning, api.PowerRunning)
-	case e.State == api.StepFailed && m.runningPhase() != api.PhaseRunning:
-		s.giveUp(evidence.Refuse(evidence.CodeBoot, e.Step, e.Detail["error"], "a step that is done; see the console"))
+		return &e, nil
+	case f.BootFailed != "" && !up:
+		e := api.Event{VMID: m.id, Time: m.agent.deps.Now().UTC(), Step: "uefi", State: api.StepFailed, Detail: map[string]string{"reason": f.BootFailed}}
+		return &e, evidence.Refuse(evidence.CodeBoot, "boot", f.BootFailed, "an image that the VM's Secure Boot keys accept")
+	}
+	return nil, nil
+}
+
+// tellAgain tells what an earlier agent heard from the guest and may have died before telling.
+func (m *machine) tellAgain() {
+	m.mu.Lock()
+	var events []api.Event
+	if m.rec.Session != nil {
+		events = append(events, m.rec.Session.Told...)
+	}
+	m.mu.Unlock()
+	for _, e := range events {
+		m.agent.tellEvent(e)
 	}
 }
