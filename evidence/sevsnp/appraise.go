@@ -42,7 +42,7 @@ type Expect struct {
 	PlatformCiphertextHiding evidence.Expectation[bool]
 	PlatformAliasCheck       evidence.Expectation[bool]
 	PlatformTIO              evidence.Expectation[bool]
-	LaunchMitigations        evidence.Expectation[uint64] // zero in versions before 5
+	LaunchMitigations        evidence.Expectation[uint64] // see Mitigated; zero in versions before 4
 	CurrentMitigations       evidence.Expectation[uint64]
 
 	GuestSVN         evidence.Expectation[uint32]
@@ -72,6 +72,12 @@ func Baseline() Expect {
 		AuthorKeyEnabled: evidence.Any[bool](), AuthorKeyDigest: evidence.Any[[48]byte](), ChipID: evidence.Any[[64]byte](), SigningKey: evidence.Any[SigningKey](),
 		ReportIDMA: evidence.Any[[32]byte](),
 	}
+}
+
+// Mitigated expects all these bits of a mitigation vector. What each bit stands for differs per product; AMD's bulletins
+// tell.
+func Mitigated(bits uint64) evidence.Expectation[uint64] {
+	return evidence.AtLeastFunc(bits, func(got, want uint64) bool { return got&want == want })
 }
 
 // claim is one expectation with its place in a report. Its code says what a claim not met is.

@@ -20,6 +20,7 @@ type Options struct {
 	At         time.Time              // the time to judge certificates and lists at; required
 	CRLs       []*x509.RevocationList // AMD's lists; those of other products are passed over
 	RequireCRL bool                   // without a current list of the chain's root: "unavailable"
+	Chains     *Chains                // optional: remembers whose signatures held; the caller owns it
 }
 
 // Authentic is a report whose signature ends at a root that was named. Only Authenticate, here and in

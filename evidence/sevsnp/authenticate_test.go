@@ -3,8 +3,13 @@ package sevsnp_test
 import (
 	"crypto/elliptic"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/base64"
+	"encoding/json"
 	"encoding/pem"
 	"math/big"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,9 +40,25 @@ func certs(t testing.TB, raw []byte) (out []*x509.Certificate) {
 	return out
 }
 
+// leafOf reads a leaf: a file of its own, or a member of an evidence file.
+func leafOf(t testing.TB, name string) *x509.Certificate {
+	raw := vector(t, name)
+	if strings.HasSuffix(name, ".json") {
+		var f struct{ VCEK string }
+		if err := json.Unmarshal(raw, &f); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if raw, err = base64.URLEncoding.DecodeString(f.VCEK); err != nil {
+			raw = []byte(f.VCEK)
+		}
+	}
+	return certs(t, raw)[0]
+}
+
 func realChain(t testing.TB, leaf, roots string, intermediate int) sevsnp.Chain {
 	r := certs(t, vector(t, "amd-roots/"+roots+"_ask_ark_asvk.pem"))
-	return sevsnp.Chain{Leaf: certs(t, vector(t, leaf))[0], Intermediate: r[intermediate], Root: r[1]}
+	return sevsnp.Chain{Leaf: leafOf(t, leaf), Intermediate: r[intermediate], Root: r[1]}
 }
 
 func TestAuthenticateRealReports(t *testing.T) {
@@ -60,6 +81,17 @@ func TestAuthenticateRealReports(t *testing.T) {
 		{"VLEK v3", "snp-trustee/test-vlek-report.bin", "snp-trustee/test-vlek.der", "milan", 2, "2025-06-01", ""},
 		{"virtee", "snp-virtee/report_milan.hex", "snp-virtee/vcek_milan.der", "milan", 0, "2025-01-01", ""},
 		{"container", "azure-aci-thim-snp/snp_report.bin", "azure-aci-thim-snp/uvm_host_amd_certificate.pem", "milan", 0, "2024-01-01", ""},
+		{"Azure Milan v3", "az-snp-vtpm-evidence/evidence-v1.json", "az-snp-vtpm-evidence/evidence-v1.json", "milan", 0, "2025-12-01", ""},
+		{"Azure Milan v3 of 2025", "az-snp-vtpm-evidence/evidence-v2.json", "az-snp-vtpm-evidence/evidence-v2.json", "milan", 0, "2026-06-01", ""},
+		{"Azure Genoa", "az-snp-vtpm-evidence/evidence-genoa.json", "az-snp-vtpm-evidence/vcek-genoa.pem", "genoa", 0, "2026-06-01", ""},
+		{"SNP-15 Genoa report, Milan roots", "az-snp-vtpm-evidence/evidence-genoa.json", "az-snp-vtpm-evidence/vcek-genoa.pem", "milan", 0, "2026-06-01", evidence.CodeChain},
+		{"SNP-15 Genoa report, Milan VCEK", "az-snp-vtpm-evidence/evidence-genoa.json", "az-snp-vtpm-evidence/evidence-v1.json", "milan", 0, "2026-06-01", evidence.CodeChain},
+		{"SNP-06 Genoa report, ASVK", "az-snp-vtpm-evidence/evidence-genoa.json", "az-snp-vtpm-evidence/vcek-genoa.pem", "genoa", 2, "2026-06-01", evidence.CodeChain},
+		{"SNP-15 Turin VCEK for a Milan report", "snp-trustee/test-report.bin", "snp-virtee/vcek_turin.der", "turin", 0, "2026-06-01", evidence.CodeUnsupported},
+		{"SNP-15 Turin VCEK for a Genoa report", "az-snp-vtpm-evidence/evidence-genoa.json", "snp-virtee/vcek_turin.der", "turin", 0, "2026-06-01", evidence.CodeChain},
+		{"SNP-10 VCEK of another TCB", "az-snp-vtpm-evidence/evidence-v1.json", "az-snp-vtpm-evidence/evidence-v2.json", "milan", 0, "2026-06-01", evidence.CodeChain},
+		{"SNP-32 before the VCEK", "az-snp-vtpm-evidence/evidence-genoa.json", "az-snp-vtpm-evidence/vcek-genoa.pem", "genoa", 0, "2020-06-01", evidence.CodeChain},
+		{"SNP-32 after the VCEK", "az-snp-vtpm-evidence/evidence-genoa.json", "az-snp-vtpm-evidence/vcek-genoa.pem", "genoa", 0, "2046-06-01", evidence.CodeChain},
 		{"KVM guest", "launch/snp-real-milan/report.bin", "launch/snp-real-milan/vcek.pem", "milan", 0, "2026-10-01", ""},
 		{"SNP-32 VLEK expired", "snp-trustee/test-vlek-report.bin", "snp-trustee/test-vlek.der", "milan", 2, "2026-06-01", evidence.CodeChain},
 		{"SNP-06 VLEK with the ASK", "snp-trustee/test-vlek-report.bin", "snp-trustee/test-vlek.der", "milan", 0, "2025-06-01", evidence.CodeChain},
@@ -79,7 +111,7 @@ func TestAuthenticateRealReports(t *testing.T) {
 			if evidence.CodeOf(err) != r.want {
 				t.Fatalf("%v, want %q", err, r.want)
 			}
-			if err == nil && (a.Root() != evidence.RootAMD || a.Product() != "Milan") {
+			if line, _, _ := strings.Cut(r.roots, "_"); err == nil && (a.Root() != evidence.RootAMD || !strings.EqualFold(a.Product(), line)) {
 				t.Errorf("root %s product %s", a.Root(), a.Product())
 			}
 		})
@@ -121,6 +153,20 @@ func TestAuthenticateRefuses(t *testing.T) {
 		}
 	}
 	from, next, n := sevsnptest.Now.AddDate(0, -1, 0), sevsnptest.Now.AddDate(0, 1, 0), elliptic.P384().Params().N
+	idp := func(value []byte) []pkix.Extension {
+		return []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true, Value: value}}
+	}
+	part := func(tag byte) []pkix.Extension { return idp([]byte{0x30, 3, tag, 1, 0xff}) }
+	point := func() []pkix.Extension { // a full name: one URI
+		uri := []byte("https://kdsintf.amd.com/vcek/v1/Milan/crl")
+		inner := append([]byte{0x86, byte(len(uri))}, uri...)
+		full := append([]byte{0xa0, byte(len(inner))}, inner...)
+		name := append([]byte{0xa0, byte(len(full))}, full...)
+		return idp(append([]byte{0x30, byte(len(name))}, name...))
+	}
+	if err := crl(v.CRLWith(t, nil, from, next, point(), 99))(); err != nil {
+		t.Fatal("positive twin, list with a distribution point:", err)
+	}
 	if err := crl(v.CRL(t, nil, from, next, 99))(); err != nil {
 		t.Fatal("positive twin, list:", err)
 	}
@@ -160,6 +206,14 @@ func TestAuthenticateRefuses(t *testing.T) {
 		{"SNP-19 list from the future", crl(v.CRL(t, nil, next, next.AddDate(1, 0, 0), 99)), evidence.CodeUnavailable},
 		{"SNP-20 list signed by the ASK", crl(v.CRL(t, v.ASKKey, from, next)), evidence.CodeChain},
 		{"SNP-20 list of another root of that name", crl(other.CRL(t, nil, from, next)), evidence.CodeChain},
+		{"SNP-18 ASK revoked, on a list with a distribution point", crl(v.CRLWith(t, nil, from, next, point(), 0x10001)), evidence.CodeRevoked},
+		{"SNP-20 list of users' certificates only", crl(v.CRLWith(t, nil, from, next, part(0x81))), evidence.CodeUnsupported},
+		{"SNP-20 list of authorities only", crl(v.CRLWith(t, nil, from, next, part(0x82))), evidence.CodeUnsupported},
+		{"SNP-20 indirect list", crl(v.CRLWith(t, nil, from, next, part(0x84))), evidence.CodeUnsupported},
+		{"SNP-20 list of attribute certificates only", crl(v.CRLWith(t, nil, from, next, part(0x85))), evidence.CodeUnsupported},
+		{"SNP-20 list of some reasons", crl(v.CRLWith(t, nil, from, next, idp([]byte{0x30, 4, 0x83, 2, 1, 0x42}))), evidence.CodeUnsupported},
+		{"SNP-20 distribution point that is none", crl(v.CRLWith(t, nil, from, next, idp([]byte{0x31, 0}))), evidence.CodeParse},
+		{"SNP-20 a delta list", crl(v.CRLWith(t, nil, from, next, []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 27}, Critical: true, Value: []byte{2, 1, 1}}})), evidence.CodeUnsupported},
 		{"SNP-18 list of another product only", crl(genoa.CRL(t, nil, from, next)), evidence.CodeUnavailable},
 		{"SNP-18 list demanded, none given", func() error {
 			return auth(ok, chip.Chain, sevsnp.Options{At: sevsnptest.Now, RequireCRL: true})

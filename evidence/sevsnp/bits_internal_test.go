@@ -5,8 +5,13 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha512"
+	"crypto/x509"
+	"encoding/pem"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"cloister.dev/cloister/evidence"
 )
@@ -29,6 +34,60 @@ func TestSNP33EveryBitIsSigned(t *testing.T) {
 	if _, err := v.authenticate(r); err != nil {
 		t.Fatal("positive twin:", err)
 	}
+	flipEveryBit(t, v, r)
+}
+
+// TestSNP33EveryBitOfARealReport does the same with reports that AMD's hardware signed, under their real chains.
+func TestSNP33EveryBitOfARealReport(t *testing.T) {
+	dir := os.Getenv("CLOISTER_VECTORS")
+	if dir == "" {
+		dir = "../../../shared/vectors"
+	}
+	read := func(name string) []byte {
+		raw, err := os.ReadFile(filepath.Join(dir, name))
+		if os.IsNotExist(err) {
+			t.Skipf("SKIPPED, NOT TESTED: vector %s is missing; set CLOISTER_VECTORS", name)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	cert := func(raw []byte) *x509.Certificate {
+		if block, _ := pem.Decode(raw); block != nil {
+			raw = block.Bytes
+		}
+		c, err := x509.ParseCertificate(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	raw := read("launch/snp-real-milan/report.bin")
+	_, ark := pem.Decode(read("amd-roots/ask_ark_milan.pem"))
+	c := Chain{Leaf: cert(read("launch/snp-real-milan/vcek.pem")), Intermediate: cert(read("launch/snp-real-milan/ask.pem")), Root: cert(ark)}
+	v, err := verifyChain(c, SignedByVCEK, amd, Options{At: time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.authenticate(r); err != nil {
+		t.Fatal("positive twin:", err)
+	}
+	flipEveryBit(t, v, r)
+	for i := range 144 { // and each byte of the signature
+		bad := *r
+		bad.Signature[i] ^= 1
+		if _, err := v.authenticate(&bad); err == nil {
+			t.Errorf("SNP-33 byte %d of the signature does not count", i)
+		}
+	}
+}
+
+func flipEveryBit(t *testing.T, v *verified, r *Report) {
 	stride := 1
 	if testing.Short() {
 		stride = 37

@@ -104,13 +104,19 @@ func verifyChain(c Chain, kind SigningKey, a anchor.Anchor, o Options) (*verifie
 	if issuer == "" || c.Intermediate.Subject.CommonName != issuer {
 		return nil, refuseChain("issuer of the "+kind.String(), c.Intermediate.Subject.CommonName, issuer)
 	}
+	known := o.Chains.holds(c)
 	for _, link := range []struct {
 		name          string
 		child, parent *x509.Certificate
 		ca            bool
 	}{{"root", c.Root, c.Root, true}, {"intermediate", c.Intermediate, c.Root, true}, {kind.String(), c.Leaf, c.Intermediate, false}} {
-		if err := signedBy(link.name, link.child, link.parent, link.ca); err != nil {
+		if err := issuedBy(link.name, link.child, link.parent, link.ca); err != nil {
 			return nil, err
+		}
+		if !known {
+			if err := link.parent.CheckSignature(link.child.SignatureAlgorithm, link.child.RawTBSCertificate, link.child.Signature); err != nil {
+				return nil, refuseChain("signature of the "+link.name, err.Error(), "one by "+link.parent.Subject.CommonName)
+			}
 		}
 		if o.At.Before(link.child.NotBefore) || o.At.After(link.child.NotAfter) {
 			return nil, refuseChain("validity of the "+link.name, o.At.UTC().Format(time.RFC3339),
@@ -121,6 +127,7 @@ func verifyChain(c Chain, kind SigningKey, a anchor.Anchor, o Options) (*verifie
 	if !ok || key.Curve != elliptic.P384() {
 		return nil, refuseChain("key of the "+kind.String(), c.Leaf.PublicKeyAlgorithm.String(), "ECDSA on P-384")
 	}
+	o.Chains.keep(c)
 	checked, err := checkRevocation(c, o)
 	if err != nil {
 		return nil, err
@@ -141,8 +148,9 @@ func pinned(root *x509.Certificate, line anchor.Line) error {
 	return refuseChain("root key", hex.EncodeToString(got[:]), "a pinned key")
 }
 
-// signedBy checks name, signature (RSASSA-PSS with SHA-384, salt 48) and what both certificates may do.
-func signedBy(name string, child, parent *x509.Certificate, ca bool) error {
+// issuedBy checks everything about a link but its signature: name, algorithm (RSASSA-PSS with SHA-384, salt 48), and what
+// both certificates may do.
+func issuedBy(name string, child, parent *x509.Certificate, ca bool) error {
 	switch {
 	case !bytes.Equal(child.RawIssuer, parent.RawSubject):
 		return refuseChain("issuer of the "+name, child.Issuer.CommonName, parent.Subject.CommonName)
@@ -156,9 +164,6 @@ func signedBy(name string, child, parent *x509.Certificate, ca bool) error {
 		return refuseChain("signature of the "+name, child.SignatureAlgorithm.String(), x509.SHA384WithRSAPSS.String())
 	case len(child.UnhandledCriticalExtensions) > 0:
 		return refuseChain("critical extensions of the "+name, child.UnhandledCriticalExtensions[0].String(), "none that is not known")
-	}
-	if err := parent.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature); err != nil {
-		return refuseChain("signature of the "+name, err.Error(), "one by "+parent.Subject.CommonName)
 	}
 	return nil
 }

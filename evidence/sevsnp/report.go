@@ -46,8 +46,8 @@ type Report struct {
 	Current            Firmware
 	Committed          Firmware
 	LaunchTCB          TCB
-	LaunchMitigations  uint64    // version 5
-	CurrentMitigations uint64    // version 5
+	LaunchMitigations  uint64    // version 4 and later
+	CurrentMitigations uint64    // version 4 and later
 	Signature          [512]byte // from 0x2a0: R and S, 72 bytes each, little-endian; then zeros
 }
 
@@ -68,15 +68,15 @@ func Parse(raw []byte) (*Report, error) {
 	le := binary.LittleEndian
 	r := &Report{Version: le.Uint32(raw)}
 	switch r.Version {
-	case 2, 3, 5:
+	case 2, 3, 4, 5:
 	default:
-		return nil, evidence.Refuse(evidence.CodeUnsupported, "SNP report version", fmt.Sprint(r.Version), "2, 3 or 5")
+		return nil, evidence.Refuse(evidence.CodeUnsupported, "SNP report version", fmt.Sprint(r.Version), "2, 3, 4 or 5")
 	}
 	zero := [][2]int{{0x4c, 0x50}, {0x1eb, 0x1ec}, {0x1ef, 0x1f0}, {0x208, SignedSize}, {0x330, ReportSize}}
 	switch {
 	case r.Version < 3:
 		zero = append(zero, [2]int{0x188, 0x1a0}, [2]int{0x1f8, 0x208})
-	case r.Version < 5:
+	case r.Version < 4:
 		zero = append(zero, [2]int{0x18b, 0x1a0}, [2]int{0x1f8, 0x208})
 	default:
 		zero = append(zero, [2]int{0x18b, 0x1a0})

@@ -2,8 +2,10 @@ package sevsnp_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,6 +42,22 @@ func realReport(t testing.TB, name string) []byte {
 			t.Fatal(err)
 		}
 		return b
+	case strings.HasSuffix(name, ".json"): // evidence of an Azure VM, in one of two forms
+		var f struct {
+			Report []uint16
+			HCL    string `json:"hcl_report"`
+		}
+		if err := json.Unmarshal(raw, &f); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := base64.URLEncoding.DecodeString(f.HCL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range f.Report {
+			raw = append(raw, byte(b))
+		}
+		return raw[32 : 32+sevsnp.ReportSize]
 	case bytes.HasPrefix(raw, []byte("HCLA")):
 		return raw[32 : 32+sevsnp.ReportSize]
 	}
@@ -61,6 +79,8 @@ func TestParseRealReports(t *testing.T) {
 		{"snp-trustee/test-vlek-report.bin", 3, 0x30000, sevsnp.TCB{BootLoader: 4, SNP: 0x18, Microcode: 0xd9}, sevsnp.SignedByVLEK},
 		{"snp-virtee/report_milan.hex", 2, 0, sevsnp.TCB{BootLoader: 3, SNP: 8, Microcode: 0x73}, sevsnp.SignedByVCEK},
 		{"azure-aci-thim-snp/snp_report.bin", 2, 0, sevsnp.TCB{BootLoader: 3, SNP: 8, Microcode: 0x73}, sevsnp.SignedByVCEK},
+		{"az-snp-vtpm-evidence/evidence-v2.json", 3, 0x3001f, sevsnp.TCB{BootLoader: 4, SNP: 0x18, Microcode: 0xdb}, sevsnp.SignedByVCEK},
+		{"az-snp-vtpm-evidence/evidence-genoa.json", 3, 0x3001f, sevsnp.TCB{BootLoader: 10, SNP: 0x17, Microcode: 0x54}, sevsnp.SignedByVCEK},
 		{"launch/snp-real-milan/report.bin", 3, 0x30000, sevsnp.TCB{BootLoader: 4, SNP: 0x17, Microcode: 0xd5}, sevsnp.SignedByVCEK},
 	} {
 		t.Run(r.name, func(t *testing.T) {
@@ -111,7 +131,7 @@ func TestParseRefuses(t *testing.T) {
 		return func(b []byte) { binary.LittleEndian.PutUint64(b[at:], v) }
 	}
 	put := func(at int, v byte) func([]byte) { return func(b []byte) { b[at] = v } }
-	for _, v := range []uint32{2, 3, 5} {
+	for _, v := range []uint32{2, 3, 4, 5} {
 		if got, err := sevsnp.Parse(plain(v).Marshal()); err != nil || got.Version != v {
 			t.Fatalf("positive twin of version %d: %v", v, err)
 		}
@@ -124,7 +144,7 @@ func TestParseRefuses(t *testing.T) {
 	}{
 		{"SNP-16 version 0", 3, put32(0, 0), evidence.CodeUnsupported},
 		{"SNP-16 version 1", 3, put32(0, 1), evidence.CodeUnsupported},
-		{"SNP-16 version 4", 3, put32(0, 4), evidence.CodeUnsupported},
+		{"SNP-16 version 6", 5, put32(0, 6), evidence.CodeUnsupported},
 		{"SNP-16 version 99", 3, put32(0, 99), evidence.CodeUnsupported},
 		{"SNP-30 all zero", 3, func(b []byte) { clear(b) }, evidence.CodeUnsupported},
 		{"SNP-17 reserved 0x4c", 3, put(0x4c, 1), evidence.CodeParse},
@@ -135,6 +155,7 @@ func TestParseRefuses(t *testing.T) {
 		{"SNP-17 reserved 0x1ef", 3, put(0x1ef, 1), evidence.CodeParse},
 		{"SNP-17 mitigation vector in version 3", 3, put(0x1f8, 1), evidence.CodeParse},
 		{"SNP-17 mitigation vector in version 2", 2, put(0x200, 1), evidence.CodeParse},
+		{"SNP-17 reserved 0x208 in version 4", 4, put(0x208, 1), evidence.CodeParse},
 		{"SNP-17 reserved 0x208", 5, put(0x208, 1), evidence.CodeParse},
 		{"SNP-17 reserved 0x29f", 3, put(0x29f, 1), evidence.CodeParse},
 		{"SNP-33 after the signature", 3, put(0x330, 1), evidence.CodeParse},
@@ -180,9 +201,41 @@ func TestParseRefuses(t *testing.T) {
 	})
 }
 
+func TestMitigationVectors(t *testing.T) {
+	for _, v := range []uint32{4, 5} {
+		r := plain(v)
+		r.LaunchMitigations, r.CurrentMitigations = 3, 7
+		got, err := sevsnp.Parse(r.Marshal())
+		if err != nil || got.LaunchMitigations != 3 || got.CurrentMitigations != 7 {
+			t.Errorf("version %d: %v", v, err)
+		}
+	}
+}
+
+// TestProducts: parts of the Zen 4c line (Bergamo, Siena) are Genoa's.
+func TestProducts(t *testing.T) {
+	for _, r := range []struct {
+		name          string
+		family, model uint8
+		want          sevsnp.Product
+	}{
+		{"Milan", 0x19, 0x01, sevsnp.Milan}, {"Milan-X", 0x19, 0x01, sevsnp.Milan}, {"Genoa", 0x19, 0x11, sevsnp.Genoa},
+		{"Bergamo and Siena", 0x19, 0xa0, sevsnp.Genoa}, {"Siena", 0x19, 0xa1, sevsnp.Genoa}, {"the last of that range", 0x19, 0xaf, sevsnp.Genoa},
+		{"Turin", 0x1a, 0x02, sevsnp.Turin}, {"Turin Dense", 0x1a, 0x11, sevsnp.Turin},
+		{"SNP-15 Rome", 0x17, 0x31, ""}, {"SNP-15 a desktop part", 0x19, 0x21, ""}, {"SNP-15 another desktop part", 0x19, 0x61, ""},
+		{"SNP-15 beyond Siena", 0x19, 0xb0, ""}, {"SNP-15 beyond Turin", 0x1a, 0x50, ""}, {"SNP-15 the next family", 0x1b, 0, ""},
+	} {
+		p, err := sevsnp.CPUID{Family: r.family, Model: r.model}.Product()
+		if p != r.want || (err == nil) != (r.want != "") || err != nil && evidence.CodeOf(err) != evidence.CodeUnsupported {
+			t.Errorf("%s: %q, %v", r.name, p, err)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add(plain(2).Marshal())
 	f.Add(plain(3).Marshal())
+	f.Add(plain(4).Marshal())
 	f.Add(plain(5).Marshal())
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		r, err := sevsnp.Parse(raw)

@@ -3,6 +3,7 @@ package sevsnp
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/asn1"
 	"math/big"
 	"time"
 
@@ -37,10 +38,8 @@ func checkRevocation(c Chain, o Options) (bool, error) {
 		if err := c.Root.CheckSignature(list.SignatureAlgorithm, list.RawTBSRevocationList, list.Signature); err != nil {
 			return false, refuseChain("signature of the revocation list", err.Error(), "one by "+c.Root.Subject.CommonName)
 		}
-		for _, e := range list.Extensions {
-			if e.Critical {
-				return false, evidence.Refuse(evidence.CodeUnsupported, "revocation list", "critical extension "+e.Id.String(), "none")
-			}
+		if err := checkScope(list); err != nil {
+			return false, err
 		}
 		at := o.At.UTC()
 		switch {
@@ -64,6 +63,40 @@ func checkRevocation(c Chain, o Options) (bool, error) {
 		return unavailable("only lists of other roots", "one of "+c.Root.Subject.CommonName)
 	}
 	return true, nil
+}
+
+// oidIssuingDistributionPoint is that of RFC 5280, section 5.2.5, which makes the extension critical.
+var oidIssuingDistributionPoint = asn1.ObjectIdentifier{2, 5, 29, 28}
+
+// issuingDistributionPoint is the extension's value. What is absent is false or empty.
+type issuingDistributionPoint struct {
+	Point          asn1.RawValue  `asn1:"optional,tag:0"`
+	OnlyUsers      bool           `asn1:"optional,tag:1"`
+	OnlyCAs        bool           `asn1:"optional,tag:2"`
+	OnlyReasons    asn1.BitString `asn1:"optional,tag:3"`
+	Indirect       bool           `asn1:"optional,tag:4"`
+	OnlyAttributes bool           `asn1:"optional,tag:5"`
+}
+
+// checkScope refuses a list that is of some certificates or some reasons only: a chain that is not on it may still be
+// revoked. Where a list says from where it is given out, that is all it says. Other critical extensions are refused.
+func checkScope(list *x509.RevocationList) error {
+	for _, e := range list.Extensions {
+		if !e.Id.Equal(oidIssuingDistributionPoint) {
+			if e.Critical {
+				return evidence.Refuse(evidence.CodeUnsupported, "revocation list", "critical extension "+e.Id.String(), "none that is not known")
+			}
+			continue
+		}
+		var p issuingDistributionPoint
+		if rest, err := asn1.Unmarshal(e.Value, &p); err != nil || len(rest) > 0 {
+			return evidence.Refuse(evidence.CodeParse, "revocation list", "an issuing distribution point that can't be read", "one of RFC 5280")
+		}
+		if p.OnlyUsers || p.OnlyCAs || p.Indirect || p.OnlyAttributes || p.OnlyReasons.BitLength > 0 {
+			return evidence.Refuse(evidence.CodeUnsupported, "revocation list", "a list of a part of the certificates or reasons", "a list of all")
+		}
+	}
+	return nil
 }
 
 func sameNumber(a, b *big.Int) bool { return a != nil && b != nil && a.Cmp(b) == 0 }

@@ -218,10 +218,16 @@ func (c *Chip) Sign(t testing.TB, r *sevsnp.Report) *sevsnp.Report {
 // CRL makes a revocation list, signed by the root unless by says otherwise.
 func (v *Vendor) CRL(t testing.TB, by *rsa.PrivateKey, from, next time.Time, serials ...int64) *x509.RevocationList {
 	t.Helper()
+	return v.CRLWith(t, by, from, next, nil, serials...)
+}
+
+// CRLWith is CRL with extensions.
+func (v *Vendor) CRLWith(t testing.TB, by *rsa.PrivateKey, from, next time.Time, extensions []pkix.Extension, serials ...int64) *x509.RevocationList {
+	t.Helper()
 	if by == nil {
 		by = v.ARKKey
 	}
-	tmpl := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: from, NextUpdate: next, SignatureAlgorithm: x509.SHA384WithRSAPSS}
+	tmpl := &x509.RevocationList{ExtraExtensions: extensions, Number: big.NewInt(1), ThisUpdate: from, NextUpdate: next, SignatureAlgorithm: x509.SHA384WithRSAPSS}
 	for _, s := range serials {
 		tmpl.RevokedCertificateEntries = append(tmpl.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: big.NewInt(s), RevocationTime: from})
 	}
