@@ -5,6 +5,7 @@ package integration
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"cloister.dev/cloister/keys/keystore/hsm/softhsmtest"
 )
@@ -27,7 +28,9 @@ func TestCustomerKeyInAnHSM(t *testing.T) {
 		t.Errorf("CP-04 a start under a disabled key: exit status %d\n%s", code, out)
 	}
 	s.run("key", "enable", "disks")
+	from := time.Now()
 	s.run("vm", "start", "web")
+	s.awaitStep("web", from, "guest-attestation", "done")
 
 	s.run("key", "rotate", "disks")
 	var versions []struct{ Version string }
@@ -37,7 +40,9 @@ func TestCustomerKeyInAnHSM(t *testing.T) {
 	}
 	s.run("vm", "rewrap", "web")
 	s.run("key", "disable", "disks", "--version", versions[0].Version)
+	from = time.Now()
 	s.run("vm", "restart", "web")
+	s.awaitStep("web", from, "guest-attestation", "done")
 	s.run("vm", "attest", "web")
 	s.run("vm", "delete", "web")
 	s.run("encryption-set", "delete", "mine")
