@@ -34,6 +34,9 @@ type Config struct {
 	Instances []Instance `json:"instances,omitempty"`
 	// SigningKeys says how long a key signs; absent: for ever.
 	SigningKeys *SigningKeys `json:"signingKeys,omitempty"`
+	// Challenges are the nonces that clients may ask for; absent: they live 2 minutes, at most 10,000 per issuer, in this
+	// process.
+	Challenges *Challenges `json:"challenges,omitempty"`
 	// Identity says whose sign-in tokens count for policy calls; absent: policy calls are refused.
 	Identity *identity.VerifierConfig `json:"identity,omitempty"`
 	// Roles say who may read and write policies, at the scope "/attestation", which covers "/attestation/NAME" of an
@@ -97,6 +100,7 @@ func (c Config) Validate() error {
 	if _, err := c.SigningKeys.rotation(); err != nil {
 		mistakes = append(mistakes, err)
 	}
+	mistakes = append(mistakes, c.Challenges.validate()...)
 	names, paths := map[string]bool{}, map[string]string{}
 	for _, i := range c.issuers() {
 		mistakes = append(mistakes, i.validate()...)

@@ -19,6 +19,7 @@ import (
 	"cloister.dev/cloister/attest/akca"
 	"cloister.dev/cloister/attest/api"
 	"cloister.dev/cloister/attest/appraise"
+	"cloister.dev/cloister/attest/challenge"
 	"cloister.dev/cloister/attest/issuer"
 	"cloister.dev/cloister/attest/policystore"
 	"cloister.dev/cloister/attest/translog"
@@ -40,6 +41,7 @@ type Service struct {
 	Handler   http.Handler
 	log       *translog.Log
 	stateDir  string
+	end       func() error // of the challenges' store
 	providers []*api.Provider
 }
 
@@ -66,6 +68,22 @@ func Open(c Config, now func() time.Time, logger *slog.Logger) (*Service, error)
 
 func open(c Config, now func() time.Time, logger *slog.Logger, log *translog.Log) (*Service, error) {
 	s := &Service{log: log, stateDir: c.StateDir}
+	challenges := c.Challenges
+	if challenges == nil {
+		challenges = &defaultChallenges
+	}
+	nonces, end, err := challenges.stores(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	s.end = end
+	if err := s.open(c, now, logger, challenges, nonces); err != nil {
+		return nil, errors.Join(err, end())
+	}
+	return s, nil
+}
+
+func (s *Service) open(c Config, now func() time.Time, logger *slog.Logger, challenges *Challenges, nonces func(string) challenge.Store) error {
 	software := map[string][]soft.Root{} // by instance
 	var all []soft.Root
 	for _, i := range c.issuers() {
@@ -74,7 +92,7 @@ func open(c Config, now func() time.Time, logger *slog.Logger, log *translog.Log
 		}
 		list, err := readRoots(i.Software.Roots)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", i.field, err)
+			return fmt.Errorf("%s: %w", i.field, err)
 		}
 		software[i.Name] = list
 		all = append(all, list...)
@@ -84,21 +102,24 @@ func open(c Config, now func() time.Time, logger *slog.Logger, log *translog.Log
 		if i.Hardware != nil {
 			var err error
 			if roots, err = i.Hardware.roots(all); err != nil {
-				return nil, fmt.Errorf("%s: %w", i.field, err)
+				return fmt.Errorf("%s: %w", i.field, err)
 			}
 		}
-		p, err := newProvider(c, i, appraise.New(roots), log, now())
+		p, err := newProvider(c, i, appraise.New(roots), s.log, now())
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", i.field, err)
+			return fmt.Errorf("%s: %w", i.field, err)
+		}
+		if p.Challenges, err = challenges.challenges(nonces(i.Name)); err != nil {
+			return fmt.Errorf("%s: %w", i.field, err)
 		}
 		s.providers = append(s.providers, p)
 	}
 	h, err := api.New(now, logger, s.providers...)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.Handler = h
-	return s, nil
+	return nil
 }
 
 func readRoots(files []string) ([]soft.Root, error) {
@@ -234,7 +255,7 @@ func (s *Service) keepKeys(ctx context.Context, logger *slog.Logger) {
 }
 
 // Close ends the service's state.
-func (s *Service) Close() error { return s.log.Close() }
+func (s *Service) Close() error { return errors.Join(s.end(), s.log.Close()) }
 
 // Run serves until the context ends, then lets requests under way finish.
 func Run(ctx context.Context, c Config, logger *slog.Logger) error {

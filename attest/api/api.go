@@ -142,6 +142,8 @@ func (p *Provider) route(method, path string) (string, handler) {
 		return path, p.attestSevSnpVM
 	case method == http.MethodPost && path == "attest/AzureGuest":
 		return path, p.attestGuest
+	case method == http.MethodPost && path == "cloister/challenges":
+		return path, p.issueChallenge
 	case method == http.MethodPost && path == "cloister/akcertificate":
 		return path, p.akCertificate
 	}

@@ -11,6 +11,7 @@ import (
 
 	"cloister.dev/cloister/attest/akca"
 	"cloister.dev/cloister/attest/appraise"
+	"cloister.dev/cloister/attest/challenge"
 	"cloister.dev/cloister/attest/claims"
 	"cloister.dev/cloister/attest/client"
 	"cloister.dev/cloister/attest/issuer"
@@ -41,9 +42,11 @@ type Provider struct {
 	Policies  *policystore.Store
 	Log       *translog.Log
 	AKs       *akca.CA
-	Identity  Identity // nil: policy calls are refused
-	Roles     Roles
-	SignIn    string // URL of the sign-in authority, for WWW-Authenticate; may be empty
+	// Challenges are the nonces that this issuer hands out.
+	Challenges *challenge.Challenges
+	Identity   Identity // nil: policy calls are refused
+	Roles      Roles
+	SignIn     string // URL of the sign-in authority, for WWW-Authenticate; may be empty
 
 	path string
 }
@@ -70,6 +73,9 @@ func (p *Provider) attestSevSnpVM(s *Server, w http.ResponseWriter, r *http.Requ
 			return err
 		}
 		e.Root = got.Root()
+		if err := p.redeem(s, r, got); err != nil {
+			return err
+		}
 		if in.DraftPolicy != "" {
 			return p.draft(s, w, e, got, in)
 		}
@@ -95,6 +101,9 @@ func (p *Provider) attestGuest(s *Server, w http.ResponseWriter, r *http.Request
 			return err
 		}
 		e.Root = got.Root()
+		if err := p.redeem(s, r, got); err != nil {
+			return err
+		}
 		token, err := p.issue(claims.AzureGuest, got, "", s.now(), e)
 		if err != nil {
 			return err

@@ -46,7 +46,7 @@ func (v *Verifier) Guest(in *request.Guest, at time.Time) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	reply, err := quoted(in, ak)
+	reply, bound, err := quoted(in, ak)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func (v *Verifier) Guest(in *request.Guest, at time.Time) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Result{root: authentic.Root(), reply: reply, claims: claims.Guest{
+	out := &Result{root: authentic.Root(), reply: reply, carries: quoteCarries(bound), claims: claims.Guest{
 		PCRs: slices.Sorted(maps.Keys(in.PCRs)), SecureBoot: boot.SecureBoot, DefaultKeys: boot.DefaultKeys, DB: boot.DB, DBX: boot.DBX,
 		OSType: in.OSType, OSDistro: in.OSDistro, OSBuild: in.OSBuild, OSVersionMajor: in.OSVersionMajor, OSVersionMinor: in.OSVersionMinor, VMID: id,
 	}.Claims()}
@@ -77,44 +77,48 @@ func (v *Verifier) Guest(in *request.Guest, at time.Time) (*Result, error) {
 
 // quoted checks the quote and the ephemeral key. A quote from an earlier session is refused here: its
 // qualifying data must be the digest of the caller's nonce. Azure's clients leave it empty; then the
-// answer must be encrypted to a key that only this TPM can use, while its registers stay as quoted.
-func quoted(in *request.Guest, ak *rsa.PublicKey) (*ReplyKey, error) {
+// answer must be encrypted to a key that only this TPM can use, while its registers stay as quoted. The nonce comes
+// back where the quote is bound to it.
+func quoted(in *request.Guest, ak *rsa.PublicKey) (reply *ReplyKey, bound []byte, err error) {
 	for _, n := range requiredPCRs {
 		if value, ok := in.PCRs[n]; !ok {
-			return nil, evidence.Refuse(evidence.CodeBinding, "PcrSet", fmt.Sprintf("no register %d", n), fmt.Sprint("at least ", requiredPCRs))
+			return nil, nil, evidence.Refuse(evidence.CodeBinding, "PcrSet", fmt.Sprintf("no register %d", n), fmt.Sprint("at least ", requiredPCRs))
 		} else if (n == 0 || n == 4 || n == 7) && value == [32]byte{} {
-			return nil, evidence.Refuse(evidence.CodeMeasurement, fmt.Sprintf("PCR %d", n), "zeros", "what the firmware measured")
+			return nil, nil, evidence.Refuse(evidence.CodeMeasurement, fmt.Sprintf("PCR %d", n), "zeros", "what the firmware measured")
 		}
 	}
 	quote, err := vtpm.OpenQuote(in.Quote, in.QuoteSignature, ak)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := quote.CheckPCRs(in.PCRs); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	nonce, err := payloadNonce(in)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	got := quote.ExtraData
 	want := sha256.Sum256(nonce)
 	fresh := len(nonce) > 0 && subtle.ConstantTimeCompare(got, want[:]) == 1
 	if in.EncKeyPublic == nil {
 		if !fresh {
-			return nil, evidence.Refuse(evidence.CodeBinding, "quote qualifying data", hex.EncodeToString(got), "SHA-256 of ClientPayload.nonce").By("an answer in plain text needs a quote of this session")
+			return nil, nil, evidence.Refuse(evidence.CodeBinding, "quote qualifying data", hex.EncodeToString(got), "SHA-256 of ClientPayload.nonce").By("an answer in plain text needs a quote of this session")
 		}
-		return nil, nil
+		return nil, nonce, nil
 	}
 	raw := len(nonce) > 0 && subtle.ConstantTimeCompare(got, nonce) == 1 // one client of Azure's does so
 	if len(got) > 0 && !fresh && !raw {
-		return nil, evidence.Refuse(evidence.CodeBinding, "quote qualifying data", hex.EncodeToString(got), "nothing, ClientPayload.nonce, or its SHA-256")
+		return nil, nil, evidence.Refuse(evidence.CodeBinding, "quote qualifying data", hex.EncodeToString(got), "nothing, ClientPayload.nonce, or its SHA-256")
 	}
 	key, err := ephemeral(in.EncKeyPublic, in.EncKeyCertify, in.EncKeySignature, ak, in.PCRs)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return &ReplyKey{key}, nil
+	if !fresh && !raw {
+		nonce = nil
+	}
+	return &ReplyKey{key}, nonce, nil
 }
 
 // payloadNonce is the caller's nonce; none is empty.

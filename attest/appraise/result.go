@@ -14,6 +14,8 @@ type Result struct {
 	root   evidence.RootKind
 	claims map[string]any
 	reply  *ReplyKey
+	// carries tells whether a nonce is bound into the evidence; nil: none is.
+	carries func(nonce string) bool
 }
 
 // Root is the kind of root of trust that the evidence ends at.

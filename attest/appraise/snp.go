@@ -27,7 +27,7 @@ func (v *Verifier) SevSnpVM(in *request.SevSnpVM, at time.Time) (*Result, error)
 	if err != nil {
 		return nil, err
 	}
-	out := &Result{root: authentic.Root(), claims: hardwareClaims(authentic.Report(), in.Runtime, in.InitTime)}
+	out := &Result{root: authentic.Root(), claims: hardwareClaims(authentic.Report(), in.Runtime, in.InitTime), carries: runtimeCarries(in.Runtime)}
 	claims.Root(out.claims, out.root)
 	return out, nil
 }

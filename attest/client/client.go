@@ -11,9 +11,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"cloister.dev/cloister/evidence"
 )
@@ -61,6 +63,7 @@ type SevSnpVM struct {
 	RuntimeData  []byte // its SHA-256 is the first half of the report data; must be a JSON object
 	InitTimeData []byte // its SHA-256 is HOST_DATA; nil: not sent
 	Nonce        string // comes back in the token; "": not sent
+	Challenge    string // a nonce of Challenge, which RuntimeData carry; "": not sent
 }
 
 // SevSnpVM gets a token for a hardware report.
@@ -77,7 +80,7 @@ func (c *Client) SevSnpVM(ctx context.Context, in SevSnpVM) (string, error) {
 		body.InitTimeData = &WireData{Data: b64url(in.InitTimeData), DataType: "JSON"}
 	}
 	var out WireToken
-	if err := c.call(ctx, http.MethodPost, "/attest/SevSnpVm", VersionSevSnpVM, body, &out); err != nil {
+	if err := c.callWith(ctx, in.Challenge, http.MethodPost, "/attest/SevSnpVm", VersionSevSnpVM, body, &out); err != nil {
 		return "", fmt.Errorf("attesting SevSnpVm: %w", err)
 	}
 	return out.Token, nil
@@ -102,29 +105,49 @@ func (c *Client) AKCertificate(ctx context.Context, in AKRequest) ([]byte, error
 	return out.Certificate, nil
 }
 
-// call sends a request with a JSON body and reads a JSON answer.
-func (c *Client) call(ctx context.Context, method, path, version string, body, out any) error {
+// Challenge gets a nonce that one request may redeem, until it expires. The evidence must carry it: runtime data as
+// their member "nonce", the claims of an HCL report by user data that begin with its SHA-256, a running guest as
+// ClientPayload "nonce" with its SHA-256 as the quote's qualifying data.
+func (c *Client) Challenge(ctx context.Context) (nonce string, expires time.Time, err error) {
+	var out WireChallenge
+	if err := c.send(ctx, http.MethodPost, "/cloister/challenges", VersionCloister, "", nil, nil, &out); err != nil {
+		return "", time.Time{}, fmt.Errorf("asking for a challenge: %w", err)
+	}
+	expires, err = time.Parse(time.RFC3339, out.Expires)
+	if err != nil || out.Nonce == "" {
+		return "", time.Time{}, evidence.Refuse(evidence.CodeParse, "challenge", out.Expires, "a nonce with its end")
+	}
+	return out.Nonce, expires, nil
+}
+
+// callWith is call, with the challenge that the evidence carries.
+func (c *Client) callWith(ctx context.Context, challenge, method, path, version string, body, out any) error {
 	raw, err := json.Marshal(body)
 	if err != nil {
 		return err
 	}
-	return c.send(ctx, method, path, version, "application/json", raw, false, out)
+	header := http.Header{}
+	if challenge != "" {
+		header.Set(ChallengeHeader, challenge)
+	}
+	return c.send(ctx, method, path, version, "application/json", raw, header, out)
 }
 
-func (c *Client) send(ctx context.Context, method, path, version, contentType string, body []byte, signIn bool, out any) error {
+// call sends a request with a JSON body and reads a JSON answer.
+func (c *Client) call(ctx context.Context, method, path, version string, body, out any) error {
+	return c.callWith(ctx, "", method, path, version, body, out)
+}
+
+func (c *Client) send(ctx context.Context, method, path, version, contentType string, body []byte, header http.Header, out any) error {
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path+"?api-version="+url.QueryEscape(version), bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Content-Type", contentType)
-	req.Header.Set("Accept", "application/json")
-	if signIn && c.bearer != nil {
-		token, err := c.bearer(ctx)
-		if err != nil {
-			return fmt.Errorf("signing in: %w", err)
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
+	maps.Copy(req.Header, header)
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
 	}
+	req.Header.Set("Accept", "application/json")
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return evidence.Refuse(evidence.CodeUnavailable, "verifier "+c.base, err.Error(), "an answer")

@@ -38,6 +38,8 @@ type Guest struct {
 	EncKeyCertifySignature []byte
 	// Decrypt opens the inner key (RSAES-PKCS1-v1_5) with the ephemeral key, inside the TPM.
 	Decrypt func(ctx context.Context, wrapped []byte) ([]byte, error)
+
+	Challenge string // a nonce of Client.Challenge, which the quote carries; "": not sent
 }
 
 // AzureGuest gets a token for a running guest.
@@ -51,7 +53,7 @@ func (c *Client) AzureGuest(ctx context.Context, in Guest) (string, error) {
 	}
 	var out WireToken
 	body := map[string]string{"AttestationInfo": b64url(info)}
-	if err := c.call(ctx, http.MethodPost, "/attest/AzureGuest", VersionAzureGuest, body, &out); err != nil {
+	if err := c.callWith(ctx, in.Challenge, http.MethodPost, "/attest/AzureGuest", VersionAzureGuest, body, &out); err != nil {
 		return "", fmt.Errorf("attesting AzureGuest: %w", err)
 	}
 	if len(in.EncKeyPublic) == 0 {

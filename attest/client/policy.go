@@ -94,7 +94,15 @@ type policyClaims struct {
 
 func (c *Client) policyCall(ctx context.Context, method, path, body string) (*policyClaims, error) {
 	var out WireToken
-	if err := c.send(ctx, method, path, VersionPolicy, "text/plain", []byte(body), true, &out); err != nil {
+	header := http.Header{}
+	if c.bearer != nil {
+		token, err := c.bearer(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("signing in: %w", err)
+		}
+		header.Set("Authorization", "Bearer "+token)
+	}
+	if err := c.send(ctx, method, path, VersionPolicy, "text/plain", []byte(body), header, &out); err != nil {
 		return nil, err
 	}
 	parts := strings.Split(out.Token, ".")

@@ -22,6 +22,15 @@ type WireData struct {
 	DataType string `json:"dataType"` // "JSON" or "Binary"
 }
 
+// ChallengeHeader names the nonce of POST /cloister/challenges that a token is to be fresh by.
+const ChallengeHeader = "x-cloister-challenge"
+
+// WireChallenge is the answer of POST /cloister/challenges.
+type WireChallenge struct {
+	Nonce   string `json:"nonce"`   // base64url, 32 bytes
+	Expires string `json:"expires"` // RFC 3339
+}
+
 // WireToken is an answer that carries a token.
 type WireToken struct {
 	Token string `json:"token"`
