@@ -35,6 +35,7 @@ func TestHello(t *testing.T) {
 	t.Run("CP-09 a service that was killed comes back", s.sub(testServices))
 	t.Run("CP-09 a killed paravisor means a new start, unlocked by the vTPM", s.sub(testParavisorKilled))
 	t.Run("attacks at rest", s.sub(testAttacksAtRest))
+	t.Run("HD-18 no secret is in a log or on a command line", s.sub(testSecrets))
 	t.Run("deleting leaves nothing", s.sub(testDelete))
 }
 
@@ -106,7 +107,11 @@ func testCreate(s *system) {
 	if err := sshKey(key); err != nil {
 		s.t.Fatal(err)
 	}
-	out := s.run("vm", "create", "hello", "--ssh-key", key+".pub")
+	custom := filepath.Join(s.state, "custom-data")
+	if err := os.WriteFile(custom, []byte(customDataCanary), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	out := s.run("vm", "create", "hello", "--ssh-key", key+".pub", "--custom-data", custom)
 	s.t.Log("\n" + out)
 	if strings.Contains(out, "\x1b") || strings.Contains(out, "\r") {
 		s.t.Error("control codes, though this is no terminal")
@@ -179,8 +184,8 @@ func (s *system) inVMWith(input io.Reader, command string) string {
 }
 
 func testInside(s *system) {
-	out := s.inVM(`cat /proc/cmdline; echo; findmnt -no SOURCE /; cat /proc/swaps; ls /run/credentials 2>&1; ls /sys/firmware/qemu_fw_cfg 2>&1; sudo dmsetup table 2>/dev/null | head -1; sudo cat /proc/1/comm; id -un; hostname`)
-	for what, want := range map[string]string{"the signed command line": "systemd.import_credentials=no", "the encrypted root": "/dev/dm-", "systemd": "systemd", "the user": "azureuser", "the name": "hello"} {
+	out := s.inVM(`cat /proc/cmdline; echo; findmnt -no SOURCE /; cat /proc/swaps; ls /run/credentials 2>&1; ls /sys/firmware/qemu_fw_cfg 2>&1; sudo dmsetup table 2>/dev/null | head -1; sudo cat /proc/1/comm; id -un; hostname; sudo cat /var/lib/cloister/custom-data`)
+	for what, want := range map[string]string{"the signed command line": "systemd.import_credentials=no", "the encrypted root": "/dev/dm-", "systemd": "systemd", "the user": "azureuser", "the name": "hello", "the custom data": customDataCanary} {
 		if !strings.Contains(out, want) {
 			s.t.Errorf("%s: no %q in\n%s", what, want, out)
 		}

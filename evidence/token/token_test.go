@@ -206,14 +206,14 @@ func TestVerifyClaims(t *testing.T) {
 	}
 }
 
-func TestSameKidTwice(t *testing.T) {
+func TestSVC16SameKidTwice(t *testing.T) {
 	a, b := newKey(t), newKey(t)
 	both := []Authority{authority(t, "https://other.test", a), authority(t, issuerURL, b)}
 	if _, err := Verify(sign(t, b, header, text(t, good())), both, now); err != nil {
 		t.Errorf("second authority with the same kid: %v", err)
 	}
 	if _, err := Verify(sign(t, a, header, text(t, good())), both, now); evidence.CodeOf(err) == "" {
-		t.Errorf("SVC-16 key of one authority, issuer of another: %v", err)
+		t.Errorf("key of one authority, issuer of another: %v", err)
 	}
 	if _, err := Verify(sign(t, b, header, text(t, good())), nil, now); evidence.CodeOf(err) != evidence.CodeChain {
 		t.Errorf("SVC-03 no authority: %v", err)

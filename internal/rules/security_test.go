@@ -55,8 +55,8 @@ func TestRequestsCarryNoURLs(t *testing.T) {
 	}
 }
 
-// TestNoCookies: a cookie would stand for a token that is bound to nothing.
-func TestNoCookies(t *testing.T) {
+// TestSVC33NoCookies: a cookie would stand for a token that is bound to nothing.
+func TestSVC33NoCookies(t *testing.T) {
 	production(t, func(path string, f *ast.File, set *token.FileSet) {
 		for _, name := range []string{"http.SetCookie", "http.Cookie"} {
 			for _, pos := range calls(f)[name] {
@@ -69,8 +69,8 @@ func TestNoCookies(t *testing.T) {
 // tags are the build constraints that may be. None of them takes a check away: failpoints kill, boot and invm add tests.
 var tags = []string{"failpoints", "boot", "invm", "linux"}
 
-// TestBuildTagsTakeNoCheckAway: no build of this module lacks a verifier.
-func TestBuildTagsTakeNoCheckAway(t *testing.T) {
+// TestSVC25BuildTagsTakeNoCheckAway: no build of this module lacks a verifier.
+func TestSVC25BuildTagsTakeNoCheckAway(t *testing.T) {
 	sources(t, func(path string, f *ast.File, set *token.FileSet) {
 		for _, group := range f.Comments {
 			for _, c := range group.List {
@@ -99,9 +99,9 @@ var secretName = regexp.MustCompile(`(?i:(^|_)(nonce|secret|passphrase))$|[a-z](
 // allowed comparisons of such values, each with its reason.
 var allowedComparisons = map[string]string{}
 
-// TestSecretsAreComparedInConstantTime looks for bytes.Equal and == on values whose names say that they are nonces,
+// TestSVC21SecretsAreComparedInConstantTime looks for bytes.Equal and == on values whose names say that they are nonces,
 // MACs or secrets, where services compare what came with what they hold.
-func TestSecretsAreComparedInConstantTime(t *testing.T) {
+func TestSVC21SecretsAreComparedInConstantTime(t *testing.T) {
 	production(t, func(path string, f *ast.File, set *token.FileSet) {
 		if !below(path, "attest") && !below(path, "keys") && !below(path, "paravisor") && !below(path, "evidence") && !below(path, "identity") {
 			return

@@ -67,7 +67,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-func TestPlaintextIsNotInTheFile(t *testing.T) {
+func TestHD18PlaintextIsNotInTheFile(t *testing.T) {
 	c := small(1, 2)
 	c.VTPM = []byte("CANARY-OF-THE-VTPM")
 	path := create(t, c, c)
@@ -76,7 +76,7 @@ func TestPlaintextIsNotInTheFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if bytes.Contains(raw, c.VTPM) {
-		t.Error("HD-18 the state is in the file in clear")
+		t.Error("the state is in the file in clear")
 	}
 }
 
