@@ -69,7 +69,7 @@ func (v *Verifier) Guest(in *request.Guest, at time.Time) (*Result, error) {
 		if !quoted {
 			continue
 		}
-		out.claims[fmt.Sprintf("x-cloister-pcr%d", n)] = hex.EncodeToString(value[:])
+		out.claims[claims.PCR(n)] = hex.EncodeToString(value[:])
 	}
 	claims.Root(out.claims, out.root)
 	return out, nil

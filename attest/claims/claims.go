@@ -3,6 +3,7 @@ package claims
 
 import (
 	"encoding/hex"
+	"fmt"
 
 	"cloister.dev/cloister/attest/policy"
 	"cloister.dev/cloister/evidence"
@@ -14,11 +15,12 @@ type Kind string
 // The attestation types that this service knows.
 const (
 	SevSnpVM   Kind = "SevSnpVm"
+	TdxVM      Kind = "TdxVm"
 	AzureGuest Kind = "AzureGuest"
 )
 
 // Kinds lists them.
-var Kinds = []Kind{SevSnpVM, AzureGuest}
+var Kinds = []Kind{SevSnpVM, TdxVM, AzureGuest}
 
 // The members that hold other claims.
 const (
@@ -118,6 +120,9 @@ func (g Guest) Claims() map[string]any {
 // it. A policy names the value it wants: one that only forbids values says nothing of a register that was left out.
 var CarriedPCRs = []int{4, 7, 11, 12, 13}
 
+// PCR is the claim of a register.
+func PCR(n int) string { return fmt.Sprintf("x-cloister-pcr%d", n) }
+
 // Root adds which root the evidence ends at, and what separates the vTPM from the guest.
 func Root(to map[string]any, root evidence.RootKind) {
 	to["x-cloister-root"] = string(root)
@@ -129,19 +134,25 @@ func Root(to map[string]any, root evidence.RootKind) {
 
 // Schema is what a policy of an attestation type can ask for.
 func Schema(kind Kind) policy.Schema {
-	hardware := keys(SNP{}.Claims())
+	sevsnp, tdx := keys(SNP{}.Claims()), keys(TDX{TCB: &TCB{}}.Claims())
 	s := policy.Schema{
 		Known:      []string{Challenge, "x-cloister-root", "x-cloister-vtpm-isolation", "x-ms-attestation-type", "x-ms-compliance-status", "x-ms-policy-hash", "x-ms-ver"},
 		Open:       []string{Runtime + ".", InitTime + "."},
 		Properties: []string{"report_validity_in_minutes", "omit_x5c"},
 	}
-	if kind == SevSnpVM {
-		s.Known = append(s.Known, hardware...)
+	switch kind {
+	case SevSnpVM:
+		s.Known = append(s.Known, sevsnp...)
+		return s
+	case TdxVM:
+		s.Known = append(s.Known, tdx...)
 		return s
 	}
 	s.Known = append(s.Known, keys(Guest{}.Claims())...)
-	s.Known = append(s.Known, "x-cloister-pcr4", "x-cloister-pcr7", "x-cloister-pcr11", "x-cloister-pcr12", "x-cloister-pcr13")
-	for _, name := range append(hardware, "x-ms-compliance-status") {
+	for _, n := range CarriedPCRs {
+		s.Known = append(s.Known, PCR(n))
+	}
+	for _, name := range append(append(sevsnp, tdx...), "x-ms-compliance-status") {
 		s.Known = append(s.Known, IsolationTEE+"."+name)
 	}
 	s.Open = append(s.Open, IsolationTEE+"."+Runtime+".", IsolationTEE+"."+InitTime+".")
@@ -166,15 +177,15 @@ func DefaultPolicy(kind Kind) string {
 	if kind == AzureGuest {
 		prefix = IsolationTEE + "."
 	}
-	return `version=1.0;
-authorizationrules
-{
-[type=="` + prefix + snp + `is-debuggable", value==true] => deny();
-[type=="` + prefix + snp + `migration-allowed", value==true] => deny();
-[type=="` + prefix + snp + `vmpl", value!=0] => deny();
-=> permit();
-};
-issuancerules
-{
-};`
+	deny := func(claim, test string) string {
+		return `[type=="` + prefix + claim + `", value` + test + "] => deny();\n"
+	}
+	rules := ""
+	if kind != TdxVM {
+		rules += deny(snp+"is-debuggable", "==true") + deny(snp+"migration-allowed", "==true") + deny(snp+"vmpl", "!=0")
+	}
+	if kind != SevSnpVM {
+		rules += deny("tdx_td_attributes_debug", "==true") + deny("tdx_td_attributes_septve_disable", "==false") + deny(migratable, "==true")
+	}
+	return "version=1.0;\nauthorizationrules\n{\n" + rules + "=> permit();\n};\nissuancerules\n{\n};"
 }

@@ -23,6 +23,7 @@ import (
 // The api-versions that this client sends.
 const (
 	VersionSevSnpVM   = "2022-08-01"
+	VersionTdxVM      = "2023-04-01-preview"
 	VersionAzureGuest = "2020-10-01"
 	VersionPolicy     = "2022-08-01"
 	VersionCloister   = "2026-11-01"
@@ -82,6 +83,31 @@ func (c *Client) SevSnpVM(ctx context.Context, in SevSnpVM) (string, error) {
 	var out WireToken
 	if err := c.callWith(ctx, in.Challenge, http.MethodPost, "/attest/SevSnpVm", VersionSevSnpVM, body, &out); err != nil {
 		return "", fmt.Errorf("attesting SevSnpVm: %w", err)
+	}
+	return out.Token, nil
+}
+
+// TdxVM is evidence of a TD without its vTPM.
+type TdxVM struct {
+	Quote        []byte // version 4 or 5; zeros may follow
+	RuntimeData  []byte // its SHA-256 is the first half of the report data; must be a JSON object
+	InitTimeData []byte // its SHA-384 is MRCONFIGID; nil: not sent
+	Nonce        string // comes back in the token; "": not sent
+	Challenge    string // a nonce of Challenge, which RuntimeData carry; "": not sent
+}
+
+// TdxVM gets a token for a TD quote.
+func (c *Client) TdxVM(ctx context.Context, in TdxVM) (string, error) {
+	body := WireTdxVM{Quote: b64url(in.Quote), Nonce: in.Nonce}
+	if in.RuntimeData != nil {
+		body.RuntimeData = &WireData{Data: b64url(in.RuntimeData), DataType: "JSON"}
+	}
+	if in.InitTimeData != nil {
+		body.InitTimeData = &WireData{Data: b64url(in.InitTimeData), DataType: "JSON"}
+	}
+	var out WireToken
+	if err := c.callWith(ctx, in.Challenge, http.MethodPost, "/attest/TdxVm", VersionTdxVM, body, &out); err != nil {
+		return "", fmt.Errorf("attesting TdxVm: %w", err)
 	}
 	return out.Token, nil
 }

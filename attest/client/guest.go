@@ -29,6 +29,7 @@ type Guest struct {
 
 	Report        []byte // hardware report, 1184 bytes
 	ChainPEM      []byte
+	TDQuote       []byte // of a TD, in place of report and chain
 	RuntimeClaims []byte // the HCL report's claims, exact bytes
 	InitTimeData  []byte // nil: not sent
 
@@ -71,6 +72,9 @@ func (in Guest) wire() WireGuest {
 		TpmInfo: WireTPM{AikCert: in.AKCertificate, AikPub: in.AKPublic, PcrQuote: in.Quote, PcrSignature: in.QuoteSignature,
 			EncKeyPub: in.EncKeyPublic, EncKeyCertifyInfo: in.EncKeyCertify, EncKeySignature: in.EncKeyCertifySignature},
 		IsolationInfo: WireIsolation{Type: "SevSnp", Evidence: WireEvidence{Proof: proof, RunTimeData: in.RuntimeClaims, InitTimeData: in.InitTimeData}},
+	}
+	if len(in.TDQuote) > 0 {
+		w.IsolationInfo.Type, w.IsolationInfo.Evidence.Proof = "Tdx", in.TDQuote
 	}
 	for n, digest := range in.PCRs {
 		w.TpmInfo.PcrSet = append(w.TpmInfo.PcrSet, n)

@@ -10,6 +10,14 @@ type WireSevSnpVM struct {
 	Nonce        string    `json:"nonce,omitempty"`
 }
 
+// WireTdxVM is the body of POST /attest/TdxVm.
+type WireTdxVM struct {
+	Quote        string    `json:"quote"` // base64url
+	RuntimeData  *WireData `json:"runtimeData,omitempty"`
+	InitTimeData *WireData `json:"initTimeData,omitempty"`
+	Nonce        string    `json:"nonce,omitempty"`
+}
+
 // WireReport is the JSON inside "report", and inside an AzureGuest request's Proof.
 type WireReport struct {
 	SnpReport     string `json:"SnpReport"`     // base64url
@@ -86,15 +94,15 @@ type WirePCR struct {
 
 // WireIsolation is IsolationInfo.
 type WireIsolation struct {
-	Type     string       `json:"Type"` // "SevSnp"
+	Type     string       `json:"Type"` // "SevSnp" or "Tdx"
 	Evidence WireEvidence `json:"Evidence"`
 }
 
 // WireEvidence is the hardware evidence of an AzureGuest request.
 type WireEvidence struct {
-	Proof       []byte `json:"Proof"` // for SevSnp: WireReport as JSON
+	Proof       []byte `json:"Proof"` // for SevSnp: WireReport as JSON; for Tdx: the quote
 	RunTimeData []byte `json:"RunTimeData"`
-	// InitTimeData is ours: the init data whose SHA-256 is HOST_DATA.
+	// InitTimeData is ours: the init data whose digest is HOST_DATA or MRCONFIGID.
 	InitTimeData []byte `json:"InitTimeData,omitempty"`
 }
 

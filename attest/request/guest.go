@@ -23,8 +23,10 @@ type Guest struct {
 	// The ephemeral key; all nil: the answer is to come in plain text.
 	EncKeyPublic, EncKeyCertify, EncKeySignature []byte
 
+	// The hardware's evidence: a SEV-SNP report with its chain, or a TD quote.
 	Report   []byte
 	Chain    []byte // PEM
+	TDQuote  []byte // nil: SEV-SNP
 	Runtime  *Data  // the claims of the HCL report
 	InitTime *Data  // ours; nil: not sent
 }
@@ -201,6 +203,23 @@ func index(v any) (int, error) {
 	return int(i), nil
 }
 
+// proof reads the hardware's evidence: of a SEV-SNP report a JSON that wraps it, of a TD the quote.
+func (g *Guest) proof(e object, kind string) error {
+	proof, err := e.bytes("Proof", 2*(maxReport+maxChain), true)
+	if err != nil {
+		return err
+	}
+	if kind == "SevSnp" {
+		g.Report, g.Chain, err = parseReport(e.path+".Proof", proof)
+		return err
+	}
+	if len(proof) > maxQuote {
+		return e.bad("Proof", fmt.Sprintf("%d bytes", len(proof)), fmt.Sprintf("at most %d", maxQuote))
+	}
+	g.TDQuote = proof
+	return nil
+}
+
 func (g *Guest) isolation(o object) error {
 	i, err := o.object("IsolationInfo")
 	if err != nil {
@@ -210,18 +229,14 @@ func (g *Guest) isolation(o object) error {
 	if err != nil {
 		return err
 	}
-	if kind != "SevSnp" {
-		return evidence.Refuse(evidence.CodeUnsupported, "AttestationInfo.IsolationInfo.Type", kind, "SevSnp")
+	if kind != "SevSnp" && kind != "Tdx" {
+		return evidence.Refuse(evidence.CodeUnsupported, "AttestationInfo.IsolationInfo.Type", kind, "SevSnp or Tdx")
 	}
 	e, err := i.object("Evidence")
 	if err != nil {
 		return err
 	}
-	proof, err := e.bytes("Proof", 2*(maxReport+maxChain), true)
-	if err != nil {
-		return err
-	}
-	if g.Report, g.Chain, err = parseReport(e.path+".Proof", proof); err != nil {
+	if err := g.proof(e, kind); err != nil {
 		return err
 	}
 	runtime, err := e.bytes("RunTimeData", maxData, true)

@@ -16,6 +16,7 @@ import (
 const (
 	MaxBody        = 4 << 20
 	maxReport      = 16 << 10
+	maxQuote       = 64 << 10
 	maxChain       = 64 << 10
 	maxData        = 64 << 10
 	maxNonce       = 1 << 10
@@ -141,13 +142,50 @@ func ParseSevSnpVM(body []byte) (*SevSnpVM, error) {
 	if out.InitTime, err = o.data("initTimeData"); err != nil {
 		return nil, err
 	}
-	if n, ok := o.get("nonce").(json.Number); ok { // one container client sends a number
-		out.Nonce = n.String()
-	} else if out.Nonce, err = o.text("nonce", maxNonce, false); err != nil {
+	if out.Nonce, err = o.nonce(); err != nil {
 		return nil, err
 	}
 	out.DraftPolicy, err = o.text("draftPolicyForAttestation", maxDraftPolicy, false)
 	return &out, err
+}
+
+// TdxVM is a request for a token of a TD.
+type TdxVM struct {
+	Quote    []byte
+	Runtime  *Data  // nil: not sent
+	InitTime *Data  // nil: not sent
+	Nonce    string // "": not sent
+}
+
+// ParseTdxVM reads the body of POST /attest/TdxVm. The call has no draft policy.
+func ParseTdxVM(body []byte) (*TdxVM, error) {
+	o, err := parseObject("request", body)
+	if err != nil {
+		return nil, err
+	}
+	if o.get("draftPolicyForAttestation") != nil {
+		return nil, evidence.Refuse(evidence.CodeUnsupported, o.path+".draftPolicyForAttestation", "a draft policy", "none: this call has no such member")
+	}
+	var out TdxVM
+	if out.Quote, err = o.bytes("quote", maxQuote, true); err != nil {
+		return nil, err
+	}
+	if out.Runtime, err = o.data("runtimeData"); err != nil {
+		return nil, err
+	}
+	if out.InitTime, err = o.data("initTimeData"); err != nil {
+		return nil, err
+	}
+	out.Nonce, err = o.nonce()
+	return &out, err
+}
+
+// nonce reads the nonce that comes back in the token. One container client sends a number.
+func (o object) nonce() (string, error) {
+	if n, ok := o.get("nonce").(json.Number); ok {
+		return n.String(), nil
+	}
+	return o.text("nonce", maxNonce, false)
 }
 
 // parseReport reads the JSON that wraps a hardware report and its chain.
