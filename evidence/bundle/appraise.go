@@ -63,13 +63,13 @@ func Appraise(b Bundle, roots Roots, e Expect, at time.Time) (evidence.Judgement
 		r.Root = genuine.Root()
 	}
 	quoted := false
-	if report != nil {
+	if claims := j.runtime(report); claims != nil {
 		var pcrs vtpm.PCRs
-		if pcrs, quoted = j.quote(b, report, e); pcrs != nil {
+		if pcrs, quoted = j.quote(b, claims, e); pcrs != nil {
 			j.log(b, pcrs, e)
 			j.pcrs(pcrs, e)
 		}
-		j.userData(b, report)
+		j.userData(b, claims)
 	}
 	r.Authentic = genuine != nil && quoted
 	r.Checks, r.Claims = j.checks, j.claims
@@ -132,7 +132,7 @@ func authenticate(r *sevsnp.Report, c sevsnp.Chain, roots Roots, at time.Time) (
 		errs = append(errs, err)
 	}
 	if roots.AMD {
-		a, err := sevsnp.Authenticate(r, c, sevsnp.Options{At: at})
+		a, err := sevsnp.Authenticate(r, c, sevsnp.Options{At: at, CRLs: roots.CRLs, Chains: roots.Chains})
 		if err == nil {
 			return a, nil
 		}
@@ -141,14 +141,22 @@ func authenticate(r *sevsnp.Report, c sevsnp.Chain, roots Roots, at time.Time) (
 	return nil, errors.Join(errs...)
 }
 
-// quote judges the vTPM's quote. The key that signed it must be the one in the runtime claims.
-func (j *judge) quote(b Bundle, report *hcl.Report, e Expect) (vtpm.PCRs, bool) {
+// runtime reads the runtime claims; nil where there are none to go on with.
+func (j *judge) runtime(report *hcl.Report) *hcl.RuntimeClaims {
+	if report == nil {
+		return nil
+	}
 	claims, err := hcl.ParseClaims(report.Claims)
 	if err != nil {
 		j.failed("runtime claims", "bytes", err)
-		return nil, false
+		return nil
 	}
 	j.claims[ClaimVMID] = strings.ToLower(claims.VMConfiguration.VMUniqueID)
+	return claims
+}
+
+// quote judges the vTPM's quote. The key that signed it must be the one in the runtime claims.
+func (j *judge) quote(b Bundle, claims *hcl.RuntimeClaims, e Expect) (vtpm.PCRs, bool) {
 	ak, err := claims.RSAKey(hcl.KeyAK)
 	if err != nil {
 		j.failed("attestation key", "binding", err)
@@ -231,11 +239,7 @@ func (j *judge) pcrs(got vtpm.PCRs, e Expect) {
 }
 
 // userData judges what the guest chose to bind: its SSH host key.
-func (j *judge) userData(b Bundle, report *hcl.Report) {
-	claims, err := hcl.ParseClaims(report.Claims)
-	if err != nil {
-		return // said already
-	}
+func (j *judge) userData(b Bundle, claims *hcl.RuntimeClaims) {
 	want := UserData(b.SSHHostKey)
 	got := strings.ToLower(claims.UserData)
 	if subtle.ConstantTimeCompare([]byte(got), []byte(hex.EncodeToString(want[:]))) != 1 {

@@ -17,11 +17,9 @@
 package bundle
 
 import (
-	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"strconv"
 
 	"cloister.dev/cloister/evidence"
@@ -55,17 +53,9 @@ func Parse(raw []byte) (Bundle, error) {
 	if len(raw) == 0 || len(raw) > MaxSize {
 		return Bundle{}, evidence.Refuse(evidence.CodeParse, "evidence bundle", fmt.Sprintf("%d bytes", len(raw)), fmt.Sprintf("1 to %d", MaxSize))
 	}
-	if _, err := strictjson.Object("evidence bundle", raw); err != nil {
-		return Bundle{}, err
-	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
 	var b Bundle
-	if err := dec.Decode(&b); err != nil {
-		return Bundle{}, evidence.Refuse(evidence.CodeParse, "evidence bundle", err.Error(), "JSON of "+Version)
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return Bundle{}, evidence.Refuse(evidence.CodeParse, "evidence bundle", "bytes after the object", "one JSON object")
+	if err := strictjson.Decode("evidence bundle", raw, &b, "JSON of "+Version); err != nil {
+		return Bundle{}, err
 	}
 	if b.Version != Version {
 		return Bundle{}, evidence.Refuse(evidence.CodeUnsupported, "evidence bundle version", b.Version, Version)

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,6 +16,8 @@ import (
 type Roots struct {
 	AMD      bool
 	Software []soft.Root
+	CRLs     []*x509.RevocationList // AMD's, if the relying party has any; Expect.SNP.RevocationChecked demands one
+	Chains   *sevsnp.Chains         // optional: AMD chains whose signatures held before
 }
 
 // Expect is what the relying party wants of the whole. Every member must be set; Any is spelled out.

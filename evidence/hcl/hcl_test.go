@@ -111,6 +111,28 @@ func TestRealReports(t *testing.T) {
 			if _, err := claims.RSAKey(hcl.KeyEK); (err == nil) != r.ek {
 				t.Errorf("EK: %v", err)
 			}
+			snp, snpErr := got.SNPReport()
+			td, tdErr := got.TDReport()
+			if r.kind == hcl.TypeSNP && (len(snp) != hcl.HardwareSize || snpErr != nil || evidence.CodeOf(tdErr) != evidence.CodeUnsupported) ||
+				r.kind == hcl.TypeTDX && (len(td) != hcl.TDReportSize || td[0] != 0x81 || tdErr != nil || evidence.CodeOf(snpErr) != evidence.CodeUnsupported) {
+				t.Errorf("TDX-27 as SNP: %d bytes, %v; as TDX: %d bytes, %v", len(snp), snpErr, len(td), tdErr)
+			}
+			for _, other := range []hcl.ReportType{hcl.TypeVBS, hcl.TypeSNP, hcl.TypeTVM, hcl.TypeTDX, hcl.TypeCCA, 0, 6} {
+				retagged := bytes.Clone(raw)
+				binary.LittleEndian.PutUint32(retagged[1224:], uint32(other))
+				if _, err := hcl.Parse(retagged); (err == nil) != (other == r.kind) {
+					t.Errorf("TDX-27 called %v: %v", other, err)
+				}
+			}
+			if r.kind == hcl.TypeTDX {
+				for _, at := range []int{hcl.TDReportSize, hcl.HardwareSize - 1} {
+					behind := bytes.Clone(raw)
+					behind[32+at] = 1
+					if _, err := hcl.Parse(behind); evidence.CodeOf(err) != evidence.CodeParse {
+						t.Errorf("a byte at %d behind the TDREPORT: %v", at, err)
+					}
+				}
+			}
 			bad := *got
 			bad.Claims = bytes.Clone(got.Claims)
 			for i := range bad.Claims {

@@ -193,6 +193,23 @@ func (r *Report) HardwareReportData() ([64]byte, error) {
 	return [64]byte(r.Hardware[snpReportData:]), nil
 }
 
+// SNPReport is the raw SNP report (1184 bytes); another kind of hardware is refused.
+func (r *Report) SNPReport() ([]byte, error) { return r.hardwareOf(TypeSNP, HardwareSize) }
+
+// TDReport is the raw TDREPORT (1024 bytes); another kind of hardware is refused. A TDREPORT carries a MAC that only its
+// processor can check: it is evidence once a TD quote about it is at hand.
+func (r *Report) TDReport() ([]byte, error) { return r.hardwareOf(TypeTDX, TDReportSize) }
+
+func (r *Report) hardwareOf(want ReportType, size int) ([]byte, error) {
+	if err := r.checkType(); err != nil {
+		return nil, err
+	}
+	if r.Type != want {
+		return nil, evidence.Refuse(evidence.CodeUnsupported, "HCL report type", r.Type.String(), want.String())
+	}
+	return bytes.Clone(r.Hardware[:size]), nil
+}
+
 // CheckBinding refuses a hardware report that is not about exactly these claims.
 func (r *Report) CheckBinding() error {
 	got, err := r.HardwareReportData()

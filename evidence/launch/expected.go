@@ -1,15 +1,13 @@
 package launch
 
 import (
-	"bytes"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
-	"io"
 	"strconv"
 
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/strictjson"
+	"cloister.dev/cloister/evidence/vtpm"
 )
 
 // ExpectedVersion is the only form of Expected that is known.
@@ -35,17 +33,9 @@ type ExpectedEvent struct {
 
 // ParseExpected reads a document strictly, values included.
 func ParseExpected(raw []byte) (Expected, error) {
-	if _, err := strictjson.Object("expectations", raw); err != nil {
-		return Expected{}, err
-	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
 	var x Expected
-	if err := dec.Decode(&x); err != nil {
-		return Expected{}, evidence.Refuse(evidence.CodeParse, "expectations", err.Error(), "JSON of "+ExpectedVersion)
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return Expected{}, evidence.Refuse(evidence.CodeParse, "expectations", "bytes after the object", "one JSON object")
+	if err := strictjson.Decode("expectations", raw, &x, "JSON of "+ExpectedVersion); err != nil {
+		return Expected{}, err
 	}
 	if x.Version != ExpectedVersion || x.Kind != "sevsnpvm" {
 		return Expected{}, evidence.Refuse(evidence.CodeUnsupported, "expectations", x.Version+" "+x.Kind, ExpectedVersion+" sevsnpvm")
@@ -99,8 +89,8 @@ func (x Expected) HostDataBytes() ([32]byte, error) {
 }
 
 // PCRValues reads the PCRs.
-func (x Expected) PCRValues() (PCRs, error) {
-	out := PCRs{}
+func (x Expected) PCRValues() (vtpm.PCRs, error) {
+	out := vtpm.PCRs{}
 	for name, text := range x.PCRs {
 		n, err := strconv.Atoi(name)
 		if err != nil || n < 0 || n > 15 || strconv.Itoa(n) != name {

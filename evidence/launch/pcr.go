@@ -10,9 +10,6 @@ import (
 	"cloister.dev/cloister/evidence"
 )
 
-// PCRs are values of the SHA-256 bank.
-type PCRs map[int][32]byte
-
 // Event is one extend: where, what, and the digest extended.
 type Event struct {
 	PCR    int
