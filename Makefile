@@ -23,7 +23,9 @@ build: ## build the programs into bin/
 	@CGO_ENABLED=0 $(GO) build $(STAMP) -o bin/ ./cmd/cloister-guest
 	@$(GO) build -trimpath -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
 
-run: setup build ## start the platform, create the confidential VM "hello" and tell what happens
+run: ## start the platform, create the confidential VM "hello" and tell what happens
+	@sh scripts/setup.sh build run
+	@$(MAKE) --no-print-directory build
 	@bin/cloister quickstart
 
 stop: ## end the platform and its VMs

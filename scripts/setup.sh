@@ -1,13 +1,16 @@
 #!/bin/sh
 # Installs the Debian packages that Cloister needs and that are missing. Says first which, and why.
+# Usage: setup.sh [build] [run] [test]; all three when none is given.
 set -eu
 list=$(dirname "$0")/packages.txt
+[ $# -gt 0 ] || set -- build run test
 missing=""
 while read -r name who why; do
 	case "$name" in "" | "#"*) continue ;; esac
+	case " $* " in *" $who "*) ;; *) continue ;; esac
 	if ! dpkg-query -W -f='${Status}' "$name" 2>/dev/null | grep -q 'ok installed'; then
-		[ -n "$missing" ] || echo "These Debian packages are missing and will be installed:"
-		printf '  %-17s %-6s %s\n' "$name" "($who)" "$why"
+		[ -n "$missing" ] || echo "These Debian packages are missing:"
+		printf '  %-17s %-7s %s\n' "$name" "($who)" "$why"
 		missing="$missing $name"
 	fi
 done <"$list"
@@ -18,8 +21,10 @@ if [ "$(id -u)" -ne 0 ]; then
 		echo "setup: not root and no sudo; as root, run: apt-get install --no-install-recommends$missing" >&2
 		exit 1
 	}
-	echo "Installing needs root; sudo may ask for your password."
+	echo "They will be installed now. That needs root; sudo may ask for your password."
 	root=sudo
+else
+	echo "They will be installed now."
 fi
 $root apt-get -q update
 # shellcheck disable=SC2086 # the list is words
