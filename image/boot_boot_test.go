@@ -21,7 +21,6 @@ import (
 // one of the ends. Refused images leave the firmware waiting for ever, so there is a deadline.
 func boot(t *testing.T, img, vars string, ends ...string) string {
 	t.Helper()
-	defer oneAtATime(t)()
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	defer cancel()
 	dir := t.TempDir()
