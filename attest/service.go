@@ -140,7 +140,7 @@ func readRoots(files []string) ([]soft.Root, error) {
 
 // roots reads the files that a hardware issuer's configuration names.
 func (h *Hardware) roots(software []soft.Root) (appraise.Roots, error) {
-	o := appraise.AMDOptions{Floor: h.AMD.MinimumTCB.floor(), RequireCRLs: *h.AMD.RequireRevocationLists}
+	o := &appraise.AMDOptions{Floor: h.AMD.MinimumTCB.floor(), RequireCRLs: *h.AMD.RequireRevocationLists}
 	for _, file := range h.AMD.RevocationLists {
 		list, err := readCRL(file)
 		if err != nil {
@@ -148,7 +148,7 @@ func (h *Hardware) roots(software []soft.Root) (appraise.Roots, error) {
 		}
 		o.CRLs = append(o.CRLs, list)
 	}
-	return appraise.AMD(o, software), nil
+	return appraise.Hardware(o, software), nil
 }
 
 func readCRL(file string) (*x509.RevocationList, error) {

@@ -2,6 +2,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,9 +20,9 @@ import (
 
 // Evaluator judges evidence for one issuer.
 type Evaluator interface {
-	SevSnpVM(*request.SevSnpVM, time.Time) (*appraise.Result, error)
-	Guest(*request.Guest, time.Time) (*appraise.Result, error)
-	AK(*request.AK, time.Time) (*appraise.AK, error)
+	SevSnpVM(context.Context, *request.SevSnpVM, time.Time) (*appraise.Result, error)
+	Guest(context.Context, *request.Guest, time.Time) (*appraise.Result, error)
+	AK(context.Context, *request.AK, time.Time) (*appraise.AK, error)
 }
 
 // Identity says who calls.

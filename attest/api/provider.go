@@ -68,7 +68,7 @@ func (p *Provider) attestSevSnpVM(s *Server, w http.ResponseWriter, r *http.Requ
 		if err != nil {
 			return err
 		}
-		got, err := p.Evaluator.SevSnpVM(in, s.now())
+		got, err := p.Evaluator.SevSnpVM(r.Context(), in, s.now())
 		if err != nil {
 			return err
 		}
@@ -96,7 +96,7 @@ func (p *Provider) attestGuest(s *Server, w http.ResponseWriter, r *http.Request
 		if err != nil {
 			return err
 		}
-		got, err := p.Evaluator.Guest(in, s.now())
+		got, err := p.Evaluator.Guest(r.Context(), in, s.now())
 		if err != nil {
 			return err
 		}
@@ -128,7 +128,7 @@ func (p *Provider) akCertificate(s *Server, w http.ResponseWriter, r *http.Reque
 		if err != nil {
 			return err
 		}
-		got, err := p.Evaluator.AK(in, s.now())
+		got, err := p.Evaluator.AK(r.Context(), in, s.now())
 		if err != nil {
 			return err
 		}

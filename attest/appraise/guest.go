@@ -1,6 +1,7 @@
 package appraise
 
 import (
+	"context"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -30,11 +31,11 @@ var requiredPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7}
 // Guest judges evidence of a running guest, from the hardware up: the report is genuine and about the
 // claims, the claims name the attestation key, the key signed the quote, the quote covers the registers,
 // and the boot log replays to them.
-func (v *Verifier) Guest(in *request.Guest, at time.Time) (*Result, error) {
+func (v *Verifier) Guest(ctx context.Context, in *request.Guest, at time.Time) (*Result, error) {
 	if !strings.EqualFold(in.OSType, "Linux") {
 		return nil, evidence.Refuse(evidence.CodeUnsupported, "OSType", in.OSType, "Linux").By("boot logs of Windows are not judged, so nothing could be said of its boot switches")
 	}
-	authentic, err := v.hardware(in.Report, in.Chain, in.Runtime, in.InitTime, at)
+	hardware, err := v.isolation(ctx, in, at)
 	if err != nil {
 		return nil, err
 	}
@@ -58,11 +59,11 @@ func (v *Verifier) Guest(in *request.Guest, at time.Time) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Result{root: authentic.Root(), reply: reply, carries: quoteCarries(bound), claims: claims.Guest{
+	out := &Result{root: hardware.root, reply: reply, carries: quoteCarries(bound), claims: claims.Guest{
 		PCRs: slices.Sorted(maps.Keys(in.PCRs)), SecureBoot: boot.SecureBoot, DefaultKeys: boot.DefaultKeys, DB: boot.DB, DBX: boot.DBX,
 		OSType: in.OSType, OSDistro: in.OSDistro, OSBuild: in.OSBuild, OSVersionMajor: in.OSVersionMajor, OSVersionMinor: in.OSVersionMinor, VMID: id,
 	}.Claims()}
-	out.claims[claims.IsolationTEE] = hardwareClaims(authentic.Report(), in.Runtime, in.InitTime)
+	out.claims[claims.IsolationTEE] = hardware.claims
 	out.claims[claims.Runtime] = runtimeOf(in, reply)
 	for _, n := range claims.CarriedPCRs {
 		value, quoted := in.PCRs[n]
@@ -73,6 +74,14 @@ func (v *Verifier) Guest(in *request.Guest, at time.Time) (*Result, error) {
 	}
 	claims.Root(out.claims, out.root)
 	return out, nil
+}
+
+// isolation judges the hardware's evidence of a guest.
+func (v *Verifier) isolation(_ context.Context, in *request.Guest, at time.Time) (*judged, error) {
+	if in.TDQuote != nil {
+		return nil, evidence.Refuse(evidence.CodeUnsupported, "IsolationInfo.Type", "Tdx", "SevSnp")
+	}
+	return v.snp(in.Report, in.Chain, in.Runtime, in.InitTime, at)
 }
 
 // quoted checks the quote and the ephemeral key. A quote from an earlier session is refused here: its

@@ -10,30 +10,33 @@ import (
 	"cloister.dev/cloister/evidence/soft"
 )
 
-// Roots are the roots of trust that one issuer stands for.
+// Roots are the roots of trust that one issuer stands for. The zero value accepts nothing.
 type Roots struct {
-	kind     evidence.RootKind
-	amd      AMDOptions  // AMD only
-	software []soft.Root // for AMD: known to be refused, so that the refusal can say so
+	software bool
+	amd      *AMDOptions // nil: evidence of AMD processors is refused
+	chains   *sevsnp.Chains
+	named    []soft.Root // of a software issuer; else those known to be refused, so that the refusal can say so
 }
 
-// AMDOptions are what the hardware issuer asks of AMD's evidence.
+// AMDOptions are what a hardware issuer asks of AMD's evidence.
 type AMDOptions struct {
 	Floor       sevsnp.TCB // of the reported TCB
 	CRLs        []*x509.RevocationList
 	RequireCRLs bool
 }
 
-// AMD accepts evidence of AMD processors whose reported TCB is at or above a floor. Software roots that
-// the installation also has are refused by name.
-func AMD(o AMDOptions, refused []soft.Root) Roots {
-	return Roots{kind: evidence.RootAMD, amd: o, software: refused}
+// rememberedChains bounds how many certificate chains a hardware issuer verifies only once; one processor has one
+// chain per TCB.
+const rememberedChains = 10_000
+
+// Hardware accepts evidence of processors of the makers for which options are given. Software roots that the
+// installation also has are refused by name.
+func Hardware(amd *AMDOptions, refused []soft.Root) Roots {
+	return Roots{amd: amd, chains: sevsnp.NewChains(rememberedChains), named: refused}
 }
 
 // Software accepts evidence of the named software roots.
-func Software(roots []soft.Root) Roots {
-	return Roots{kind: evidence.RootSoftware, software: roots}
-}
+func Software(roots []soft.Root) Roots { return Roots{software: true, named: roots} }
 
 // authenticate checks who signed a report.
 func (r Roots) authenticate(report *sevsnp.Report, chainPEM []byte, at time.Time) (*sevsnp.Authentic, error) {
@@ -41,18 +44,17 @@ func (r Roots) authenticate(report *sevsnp.Report, chainPEM []byte, at time.Time
 	if err != nil {
 		return nil, err
 	}
-	switch r.kind {
-	case evidence.RootSoftware:
-		return soft.Authenticate(report, chain, r.software, at)
-	case evidence.RootAMD:
-	default:
-		return nil, evidence.Refuse(evidence.CodePolicy, "roots", "none", "roots of trust for this issuer")
+	if r.software {
+		return soft.Authenticate(report, chain, r.named, at)
 	}
-	authentic, err := sevsnp.Authenticate(report, chain, sevsnp.Options{At: at, CRLs: r.amd.CRLs, RequireCRL: r.amd.RequireCRLs})
+	if r.amd == nil {
+		return nil, evidence.Refuse(evidence.CodePolicy, "root", string(evidence.RootAMD), "a root that this issuer stands for")
+	}
+	authentic, err := sevsnp.Authenticate(report, chain, sevsnp.Options{At: at, CRLs: r.amd.CRLs, RequireCRL: r.amd.RequireCRLs, Chains: r.chains})
 	if err != nil {
-		if len(r.software) > 0 {
-			if _, softErr := soft.Authenticate(report, chain, r.software, at); softErr == nil {
-				return nil, evidence.Refuse(evidence.CodePolicy, "root", string(evidence.RootSoftware), string(evidence.RootAMD)).By("this issuer does not stand for software roots")
+		if len(r.named) > 0 {
+			if _, softErr := soft.Authenticate(report, chain, r.named, at); softErr == nil {
+				return nil, refuseSoftware(evidence.RootAMD)
 			}
 		}
 		return nil, err
@@ -61,4 +63,8 @@ func (r Roots) authenticate(report *sevsnp.Report, chainPEM []byte, at time.Time
 		return nil, evidence.Refuse(evidence.CodeTCB, "reported TCB", got.String(), fmt.Sprintf("at least %s", r.amd.Floor)).By("hardware.amd.minimumTCB")
 	}
 	return authentic, nil
+}
+
+func refuseSoftware(want evidence.RootKind) error {
+	return evidence.Refuse(evidence.CodePolicy, "root", string(evidence.RootSoftware), string(want)).By("this issuer does not stand for software roots")
 }

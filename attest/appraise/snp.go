@@ -2,6 +2,7 @@ package appraise
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
@@ -21,19 +22,30 @@ type Verifier struct{ roots Roots }
 // New makes a verifier of the roots that its issuer stands for.
 func New(roots Roots) *Verifier { return &Verifier{roots} }
 
+// judged is hardware evidence that is genuine, and about the data that came with it.
+type judged struct {
+	root   evidence.RootKind
+	claims map[string]any
+}
+
+// result is what a VM without its vTPM gets.
+func (j *judged) result(runtime *request.Data) *Result {
+	out := &Result{root: j.root, claims: j.claims, carries: runtimeCarries(runtime)}
+	claims.Root(out.claims, out.root)
+	return out
+}
+
 // SevSnpVM judges a hardware report and the data that came with it.
-func (v *Verifier) SevSnpVM(in *request.SevSnpVM, at time.Time) (*Result, error) {
-	authentic, err := v.hardware(in.Report, in.Chain, in.Runtime, in.InitTime, at)
+func (v *Verifier) SevSnpVM(_ context.Context, in *request.SevSnpVM, at time.Time) (*Result, error) {
+	got, err := v.snp(in.Report, in.Chain, in.Runtime, in.InitTime, at)
 	if err != nil {
 		return nil, err
 	}
-	out := &Result{root: authentic.Root(), claims: hardwareClaims(authentic.Report(), in.Runtime, in.InitTime), carries: runtimeCarries(in.Runtime)}
-	claims.Root(out.claims, out.root)
-	return out, nil
+	return got.result(in.Runtime), nil
 }
 
-// hardware authenticates a report and checks that it is about exactly this runtime and init-time data.
-func (v *Verifier) hardware(raw, chain []byte, runtime, init *request.Data, at time.Time) (*sevsnp.Authentic, error) {
+// snp authenticates a report and checks that it is about exactly this runtime and init-time data.
+func (v *Verifier) snp(raw, chain []byte, runtime, init *request.Data, at time.Time) (*judged, error) {
 	report, err := sevsnp.Parse(raw)
 	if err != nil {
 		return nil, err
@@ -53,28 +65,33 @@ func (v *Verifier) hardware(raw, chain []byte, runtime, init *request.Data, at t
 			return nil, evidence.Refuse(evidence.CodeBinding, "HOST_DATA", hex.EncodeToString(report.HostData[:]), hex.EncodeToString(want[:])).By("SHA-256 of initTimeData")
 		}
 	}
-	return authentic, nil
+	return &judged{authentic.Root(), snpClaims(report, runtime, init)}, nil
 }
 
-func hardwareClaims(r *sevsnp.Report, runtime, init *request.Data) map[string]any {
+func snpClaims(r *sevsnp.Report, runtime, init *request.Data) map[string]any {
 	out := claims.SNP{
 		AuthorKeyDigest: r.AuthorKeyDigest, IDKeyDigest: r.IDKeyDigest, Measurement: r.Measurement,
 		FamilyID: r.FamilyID, ImageID: r.ImageID, HostData: r.HostData, ReportID: r.ReportID, ReportData: r.ReportData,
 		BootLoader: r.ReportedTCB.BootLoader, TEE: r.ReportedTCB.TEE, Firmware: r.ReportedTCB.SNP, Microcode: r.ReportedTCB.Microcode,
 		GuestSVN: r.GuestSVN, VMPL: r.VMPL, Debug: r.Policy.Debug(), MigrationAgent: r.Policy.MigrationAgent(), SMT: r.Policy.SMT(),
 	}.Claims()
+	addData(out, runtime, init)
+	return out
+}
+
+// addData shows runtime and init-time data, where they are JSON.
+func addData(to map[string]any, runtime, init *request.Data) {
 	if runtime != nil && runtime.Object != nil {
-		out[claims.Runtime] = runtime.Object
+		to[claims.Runtime] = runtime.Object
 	}
 	if init != nil && init.Object != nil {
-		out[claims.InitTime] = init.Object
+		to[claims.InitTime] = init.Object
 	}
-	return out
 }
 
 // AK judges evidence for a certificate: the hardware report inside the HCL report is genuine and about
 // the claims beside it, and the claims name exactly these two keys of a vTPM.
-func (v *Verifier) AK(in *request.AK, at time.Time) (*AK, error) {
+func (v *Verifier) AK(_ context.Context, in *request.AK, at time.Time) (*AK, error) {
 	report, err := hcl.Parse(in.HCLReport)
 	if err != nil {
 		return nil, err
@@ -89,7 +106,7 @@ func (v *Verifier) AK(in *request.AK, at time.Time) (*AK, error) {
 	if err != nil {
 		return nil, err
 	}
-	authentic, err := v.hardware(report.Hardware, in.Chain, runtime, in.InitTime, at)
+	got, err := v.snp(report.Hardware, in.Chain, runtime, in.InitTime, at)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +121,7 @@ func (v *Verifier) AK(in *request.AK, at time.Time) (*AK, error) {
 	if _, err := sameKey(named, hcl.KeyEK, in.EKPublic, ekAttributes); err != nil {
 		return nil, err
 	}
-	out := &AK{Result: &Result{root: authentic.Root(), claims: hardwareClaims(authentic.Report(), runtime, in.InitTime)}, public: ak}
+	out := &AK{Result: &Result{root: got.root, claims: got.claims}, public: ak}
 	claims.Root(out.claims, out.root)
 	out.vmID, err = vmID(runtime)
 	return out, err
