@@ -1,11 +1,19 @@
 package envelope_test
 
 import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/envelope"
+	"cloister.dev/cloister/evidence/judge/judgetest"
 )
 
 // vector reads a file of the shared vectors, and skips where they are not at hand.
@@ -94,4 +102,158 @@ func TestOpenVectors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCutEverywhere: a prefix of good evidence is never taken for evidence, except where only padding or a whole
+// certificate table was cut off.
+func TestCutEverywhere(t *testing.T) {
+	for _, seed := range seeds(t) {
+		t.Run(seed.name, func(t *testing.T) {
+			if _, err := envelope.Open(seed.raw); err != nil {
+				t.Fatal(err)
+			}
+			for n := range len(seed.raw) {
+				ev, err := envelope.Open(seed.raw[:n])
+				if err != nil || seed.whole[n] {
+					continue
+				}
+				t.Fatalf("%d of %d bytes are taken for a %s", n, len(seed.raw), ev.Form)
+			}
+		})
+	}
+}
+
+type seed struct {
+	name  string
+	raw   []byte
+	whole map[int]bool // lengths at which a prefix is evidence of its own
+}
+
+// seeds are one piece of each form, made on the spot. They are well-formed; no one signed anything that counts.
+func seeds(t testing.TB) []seed {
+	t.Helper()
+	v := judgetest.New(t)
+	report := v.Report(t, [64]byte{1}, nil)
+	table := certificateTable([]byte("certificate"))
+	q, sig := v.Quote(t, judgetest.Nonce)
+	pcrs := make([]byte, 0, 24*32)
+	for n := range 24 {
+		value := v.PCRs[n]
+		pcrs = append(pcrs, value[:]...)
+	}
+	le := binary.LittleEndian
+	container := append(le.AppendUint64(nil, uint64(len(sig))), sig...)
+	container = append(le.AppendUint64(container, uint64(len(q))), q...)
+	container = append(le.AppendUint64(container, 24), pcrs...)
+	cbor := append([]byte{0xa2}, "\x67outblob\x59\x04\xa0"...)
+	cbor = append(append(cbor, report...), "\x68provider\x69sev_guest"...)
+	tsm, err := json.Marshal(map[string]string{"outblob": base64.RawURLEncoding.EncodeToString(report), "auxblob": base64.RawURLEncoding.EncodeToString(table), "provider": "sev_guest\n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []seed{
+		{name: "SNP report", raw: report},
+		{name: "SNP report with its certificates", raw: append(bytes.Clone(report), table...), whole: map[int]bool{len(report): true}},
+		{name: "SNP report as hex digits", raw: []byte(hex.EncodeToString(report))},
+		{name: "HCL report", raw: v.HCL(t, nil)},
+		{name: "Azure JSON", raw: v.Azure(t, judgetest.Nonce, nil)},
+		{name: "bundle", raw: v.Bundle(t, judgetest.Nonce, nil)},
+		{name: "TPM container", raw: container},
+		{name: "configfs-tsm CBOR", raw: cbor},
+		{name: "configfs-tsm JSON", raw: tsm},
+	}
+}
+
+func certificateTable(cert []byte) []byte {
+	le := binary.LittleEndian
+	table := append([]byte(nil), 0x63, 0xda, 0x75, 0x8d, 0xe6, 0x64, 0x45, 0x64, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd)
+	table = le.AppendUint32(table, 48)
+	table = le.AppendUint32(table, uint32(len(cert)))
+	return append(append(table, make([]byte, 24)...), cert...)
+}
+
+func TestOpenRefuses(t *testing.T) {
+	v := judgetest.New(t)
+	report := v.Report(t, [64]byte{1}, nil)
+	azure := func(change func(map[string]any)) []byte { return v.Azure(t, judgetest.Nonce, change) }
+	if _, err := envelope.Open(azure(nil)); err != nil {
+		t.Fatal("positive twin:", err)
+	}
+	table := certificateTable([]byte("certificate"))
+	withTable := func(at int, value byte) []byte {
+		bad := bytes.Clone(table)
+		bad[at] = value
+		return append(bytes.Clone(report), bad...)
+	}
+	if _, err := envelope.Open(withTable(47, 0)); err != nil {
+		t.Fatal("positive twin, table:", err)
+	}
+	tsm := func(provider string, members ...string) []byte {
+		return []byte(`{"outblob":"` + base64.RawURLEncoding.EncodeToString(report) + `","provider":"` + provider + `"` + strings.Join(members, "") + `}`)
+	}
+	if _, err := envelope.Open(tsm("sev_guest")); err != nil {
+		t.Fatal("positive twin, configfs-tsm:", err)
+	}
+	quote := func(version, tee byte) []byte {
+		q := make([]byte, 5000)
+		q[0], q[2], q[4] = version, 2, tee
+		return q
+	}
+	for _, row := range []struct {
+		name string
+		raw  []byte
+		code evidence.Code
+	}{
+		{"TDX-24 nothing", nil, evidence.CodeParse},
+		{"TDX-24 an empty object", []byte("{}"), evidence.CodeUnsupported},
+		{"TDX-24 an empty list", []byte("[]"), ""},
+		{"TDX-24 no report in the JSON", azure(func(m map[string]any) { m["hcl_report"] = "" }), evidence.CodeParse},
+		{"TDX-24 no quote in the JSON", azure(func(m map[string]any) { delete(m, "tpm_quote") }), evidence.CodeParse},
+		{"TDX-24 no signature in the JSON", azure(func(m map[string]any) { m["tpm_quote"].(map[string]any)["signature"] = "" }), evidence.CodeParse},
+		{"TDX-24 no PCRs in the JSON", azure(func(m map[string]any) { m["tpm_quote"].(map[string]any)["pcrs"] = []any{} }), evidence.CodeParse},
+		{"TDX-24 no VCEK in the JSON", azure(func(m map[string]any) { delete(m, "vcek") }), evidence.CodeUnsupported},
+		{"SVC-27 a quote that is none", azure(func(m map[string]any) { m["tpm_quote"].(map[string]any)["message"] = "ff54434780" }), evidence.CodeParse},
+		{"SVC-20 an unknown member", azure(func(m map[string]any) { m["extra"] = 1 }), evidence.CodeParse},
+		{"SVC-20 a member twice", tsm("sev_guest", `,"provider":"sev_guest"`), evidence.CodeParse},
+		{"another version", azure(func(m map[string]any) { m["version"] = 3 }), evidence.CodeUnsupported},
+		{"a number that is no byte", azure(func(m map[string]any) { m["hcl_report"] = []int{72, 256} }), evidence.CodeParse},
+		{"TDX-27 a TD quote beside an SNP report", azure(func(m map[string]any) { delete(m, "vcek"); m["td_quote"] = "BAAC" }), evidence.CodeUnsupported},
+		{"TDX-27 an SNP report labelled TDX", tsm("tdx_guest"), evidence.CodeUnsupported},
+		{"TDX-27 an SGX quote of version 4", quote(4, 0), evidence.CodeUnsupported},
+		{"TDX-27 a TD quote of version 3", quote(3, 0x81), evidence.CodeUnsupported},
+		{"TDX-12 a quote of version 6", quote(6, 0x81), evidence.CodeUnsupported},
+		{"SNP-30 a report of zeros", make([]byte, 1184), evidence.CodeUnsupported},
+		{"SNP-16 version 99", append([]byte{99}, report[1:]...), evidence.CodeUnsupported},
+		{"SNP-17 a reserved byte", append(append(bytes.Clone(report[:0x4c]), 1), report[0x4d:]...), evidence.CodeParse},
+		{"a table entry behind the end", withTable(20, 0xff), evidence.CodeParse},
+		{"a table without an end", withTable(24, 1), evidence.CodeParse},
+		{"TDX-25 a signature of 2^63 bytes", append([]byte{0, 0xff, 0, 0, 0, 0, 0, 0}, make([]byte, 64)...), evidence.CodeParse},
+		{"PEM", []byte("-----BEGIN CERTIFICATE-----\n"), evidence.CodeUnsupported},
+		{"too much", make([]byte, envelope.MaxSize+1), evidence.CodeParse},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			ev, err := envelope.Open(row.raw)
+			if err == nil {
+				t.Fatalf("taken for a %s", ev.Form)
+			}
+			if got := evidence.CodeOf(err); row.code != "" && got != row.code {
+				t.Errorf("%v, want %s", err, row.code)
+			}
+		})
+	}
+}
+
+func FuzzOpen(f *testing.F) {
+	for _, s := range seeds(f) {
+		f.Add(s.raw)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		ev, err := envelope.Open(raw)
+		if (ev == nil) != (err != nil) {
+			t.Fatalf("%v, %v", ev, err)
+		}
+		if err == nil && (ev.Form == "" || ev.Kind == "" || ev.SNP == nil && ev.TDQuote == nil && ev.TDReport == nil && ev.SGXQuote == nil && ev.TPM == nil) {
+			t.Fatalf("%+v", ev)
+		}
+	})
 }
