@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
@@ -46,6 +47,8 @@ type world struct {
 	now       time.Time
 	identity  *identitytest.Issuer
 	http      *http.Client
+	// certificate is the test server's own.
+	certificate *x509.Certificate
 }
 
 // Making keys is slow, so tests share one software CPU and one vendor with AMD's names.
@@ -103,7 +106,7 @@ func newWorld(t testing.TB) *world {
 	}
 	server := httptest.NewTLSServer(s.Handler)
 	t.Cleanup(func() { server.Close(); s.Close() })
-	w.url, w.http = server.URL, server.Client()
+	w.url, w.http, w.certificate = server.URL, server.Client(), server.Certificate()
 	w.authority = readAuthority(t, filepath.Join(c.StateDir, "software.public.json"))
 	return w
 }

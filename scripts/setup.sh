@@ -8,7 +8,8 @@ missing=""
 while read -r name who why; do
 	case "$name" in "" | "#"*) continue ;; esac
 	case " $* " in *" $who "*) ;; *) continue ;; esac
-	if ! dpkg-query -W -f='${Status}' "$name" 2>/dev/null | grep -q 'ok installed'; then
+	# A command of the package's name may come from elsewhere: some builds of Node.js bring npm along.
+	if ! dpkg-query -W -f='${Status}' "$name" 2>/dev/null | grep -q 'ok installed' && ! command -v "$name" >/dev/null; then
 		[ -n "$missing" ] || echo "These Debian packages are missing:"
 		printf '  %-17s %-7s %s\n' "$name" "($who)" "$why"
 		missing="$missing $name"
