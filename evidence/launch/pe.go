@@ -1,16 +1,21 @@
 package launch
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"strings"
 )
 
-// Section is one section of a PE file: its name and the first VirtualSize bytes of its content.
+// Section is one section of a PE file: its name and its content as it is in memory, VirtualSize bytes. Where the file
+// holds fewer, zeros follow, as a loader puts them there. Source: Microsoft, "PE Format", section table.
 type Section struct {
 	Name    string
 	Content []byte
 }
+
+// maxZeros bounds the zeros that all sections together ask for beyond what the file holds, in bytes.
+const maxZeros = 64 << 20
 
 type pe struct {
 	raw      []byte
@@ -46,7 +51,7 @@ func parsePE(raw []byte) (*pe, error) {
 	if count > 96 || table+40*count > len(raw) {
 		return nil, bad("pe.sections", count, "a table inside the file")
 	}
-	seen := map[string]bool{}
+	seen, zeros := map[string]bool{}, uint64(0)
 	for i := range count {
 		h := raw[table+40*i:]
 		name := strings.TrimRight(string(h[:8]), "\x00")
@@ -55,11 +60,17 @@ func parsePE(raw []byte) (*pe, error) {
 			return nil, bad("pe.section "+name, off+size, "inside the file, each name once")
 		}
 		seen[name] = true
-		n := min(virtual, size)
 		if size == 0 {
 			off = 0
 		}
-		p.sections = append(p.sections, Section{name, raw[off : off+n]})
+		content := raw[off : off+min(virtual, size)]
+		if virtual > size {
+			if zeros += virtual - size; zeros > maxZeros {
+				return nil, bad("pe.section "+name, virtual, "at most 64 MiB of zeros behind what the file holds")
+			}
+			content = append(bytes.Clone(content), make([]byte, virtual-size)...)
+		}
+		p.sections = append(p.sections, Section{name, content})
 	}
 	return p, nil
 }

@@ -17,6 +17,8 @@ const (
 	QEMU VMM = iota
 	EC2
 	GCE
+	// EC2Before202605 is EC2 until May 2026: RDX is zero.
+	EC2Before202605
 )
 
 // Metadata says what to do with the firmware's SEV metadata.
@@ -148,7 +150,7 @@ func finish(seed [48]byte, f *Firmware, in SNPInput) ([48]byte, error) {
 			return [48]byte{}, err
 		}
 	}
-	if in.VMM < QEMU || in.VMM > GCE {
+	if in.VMM < QEMU || in.VMM > EC2Before202605 {
 		return [48]byte{}, bad("vmm", in.VMM, "a known form")
 	}
 	if in.Kernel != nil && !f.KernelHashes() {
@@ -172,7 +174,7 @@ func finish(seed [48]byte, f *Firmware, in SNPInput) ([48]byte, error) {
 		case SectionSecrets:
 			d.pages(pageSecrets, gpa, size)
 		case SectionCPUID:
-			if in.VMM == EC2 {
+			if in.VMM == EC2 || in.VMM == EC2Before202605 {
 				late = append(late, s)
 				continue
 			}
@@ -240,11 +242,14 @@ func vmsa(vmm VMM, eip uint32, boot bool, sig uint32, features uint64) (p [pageS
 	}
 	cs, ss, tr, pat, rdx, mxcsr, fcw := uint16(0x9b), uint16(0x93), uint16(0x8b), uint64(0x0007040600070406), uint64(sig), uint32(0x1f80), uint16(0x37f)
 	switch vmm {
-	case EC2:
+	case EC2, EC2Before202605:
 		if boot {
 			cs = 0x9a
 		}
 		ss, tr, rdx, mxcsr, fcw = 0x92, 0x83, 0x600, 0, 0
+		if vmm == EC2Before202605 {
+			rdx = 0
+		}
 	case GCE:
 		pat, rdx, mxcsr, fcw = 0x00070106, 0x600, 0, 0
 	}

@@ -512,3 +512,41 @@ func TestCertifiedName(t *testing.T) {
 		t.Errorf("TPM-09 %v", err)
 	}
 }
+
+func FuzzPublic(f *testing.F) {
+	a := AKTemplate()
+	a.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: append([]byte{0xff}, make([]byte, 255)...)})
+	f.Add(tpm2.Marshal(tpm2.New2B(a)))
+	f.Add([]byte{0, 0})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		p, err := ParsePublic("key", raw)
+		if err != nil {
+			return
+		}
+		if string(tpm2.Marshal(tpm2.New2B(p.Area))) != string(raw) {
+			t.Fatal("does not come back")
+		}
+		_ = p.Check("key", AttestationKey)
+	})
+}
+
+func FuzzSignature(f *testing.F) {
+	rk, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		f.Fatal(err)
+	}
+	ek, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(append(be16(algRSASSA, int(SHA256), 256), make([]byte, 256)...))
+	f.Add(append(be16(algECDSA, int(SHA256), 32), make([]byte, 66)...))
+	f.Add([]byte{0x30, 6, 2, 1, 1, 2, 1, 1})
+	f.Fuzz(func(t *testing.T, sig []byte) {
+		for _, key := range []crypto.PublicKey{&rk.PublicKey, &ek.PublicKey} {
+			if CheckSignature([]byte("message"), sig, key) == nil {
+				t.Fatal("TPM-09 a signature that nobody made")
+			}
+		}
+	})
+}
