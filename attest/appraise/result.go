@@ -9,7 +9,8 @@ import (
 	"cloister.dev/cloister/evidence"
 )
 
-// Result is genuine, bound evidence as claims. Only this package makes one.
+// Result is genuine, bound evidence as claims. Only this package makes one; of another
+// verifier's token, see Foreign.
 type Result struct {
 	root   evidence.RootKind
 	claims map[string]any

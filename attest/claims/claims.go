@@ -32,6 +32,9 @@ const (
 // Challenge holds a nonce of the challenge API that the evidence carries and that was redeemed for this token alone.
 const Challenge = "x-cloister-challenge"
 
+// Verifier names the other verifier whose judgement a token rests on; absent: this service judged.
+const Verifier = "x-cloister-external-verifier"
+
 // SNP is what a token says of a SEV-SNP report. SVNs are those of the reported TCB.
 type SNP struct {
 	AuthorKeyDigest, IDKeyDigest, Measurement [48]byte
@@ -136,7 +139,7 @@ func Root(to map[string]any, root evidence.RootKind) {
 func Schema(kind Kind) policy.Schema {
 	sevsnp, tdx := keys(SNP{}.Claims()), keys(TDX{TCB: &TCB{}}.Claims())
 	s := policy.Schema{
-		Known:      []string{Challenge, "x-cloister-root", "x-cloister-vtpm-isolation", "x-ms-attestation-type", "x-ms-compliance-status", "x-ms-policy-hash", "x-ms-ver"},
+		Known:      []string{Challenge, Verifier, "x-cloister-root", "x-cloister-vtpm-isolation", "x-ms-attestation-type", "x-ms-compliance-status", "x-ms-policy-hash", "x-ms-ver"},
 		Open:       []string{Runtime + ".", InitTime + "."},
 		Properties: []string{"report_validity_in_minutes", "omit_x5c"},
 	}
