@@ -3,15 +3,11 @@ package main
 import (
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"cloister.dev/cloister/cmd/cloister/internal/platform"
 	"cloister.dev/cloister/cmd/cloister/internal/tenant"
-	"cloister.dev/cloister/evidence"
-	"cloister.dev/cloister/evidence/bundle"
-	"cloister.dev/cloister/evidence/launch"
 	"cloister.dev/cloister/image"
 )
 
@@ -65,70 +61,4 @@ func trustOf(cmd *cobra.Command) (platform.Trust, error) {
 		return platform.Trust{}, err
 	}
 	return platform.ReadTrust(state)
-}
-
-func newAttest() *cobra.Command {
-	cmd := &cobra.Command{Use: "attest", Short: "Judge evidence that is in a file", Example: "  cloister attest verify --evidence e.json --expect x.json --nonce …"}
-	verify := &cobra.Command{
-		Use: "verify", Short: "Judge an evidence bundle, with no service asked", Args: cobra.NoArgs,
-		Example: "  cloister attest verify --evidence web.evidence.json --expect web.expect.json --nonce BASE64",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := output(cmd)
-			if err != nil {
-				return err
-			}
-			var files [2][]byte
-			for n, flag := range []string{"evidence", "expect"} {
-				path, err := cmd.Flags().GetString(flag)
-				if err != nil {
-					return err
-				}
-				if files[n], err = os.ReadFile(path); err != nil {
-					return usageError{fmt.Errorf("--%s: %w", flag, err)}
-				}
-			}
-			nonce, err := challenge(cmd)
-			if err != nil {
-				return err
-			}
-			trust, err := trustOf(cmd)
-			if err != nil {
-				return err
-			}
-			b, err := bundle.Parse(files[0])
-			if err != nil {
-				return err
-			}
-			want, err := launch.ParseExpected(files[1])
-			if err != nil {
-				return err
-			}
-			expect, err := bundle.ExpectFrom(want, nonce)
-			if err != nil {
-				return err
-			}
-			roots, err := tenant.Roots(trust)
-			if err != nil {
-				return err
-			}
-			r, err := bundle.Appraise(b, roots, expect, time.Now())
-			if err != nil {
-				return err
-			}
-			if err := printResult(cmd.OutOrStdout(), o, r); err != nil {
-				return err
-			}
-			return evidence.Appraisal{Verdict: r.Verdict, Checks: r.Checks}.Err(evidence.CodePolicy)
-		},
-	}
-	for _, f := range [][2]string{{"evidence", "evidence bundle, as vm attest --evidence-out writes it"}, {"expect", "expectations, as launch expect writes them"},
-		{"nonce", "the challenge that the evidence must answer, base64"}} {
-		verify.Flags().String(f[0], "", f[1])
-		if err := verify.MarkFlagRequired(f[0]); err != nil {
-			panic(err) // the flag is defined one line above
-		}
-	}
-	addOutput(verify)
-	cmd.AddCommand(verify)
-	return cmd
 }

@@ -1,0 +1,127 @@
+package judge_test
+
+import (
+	"encoding/hex"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/envelope"
+	"cloister.dev/cloister/evidence/judge"
+)
+
+// vector reads a file of the shared vectors, and skips where they are not at hand.
+func vector(t testing.TB, name string) []byte {
+	t.Helper()
+	dir := os.Getenv("CLOISTER_VECTORS")
+	if dir == "" {
+		dir = "../../../shared/vectors"
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(name)))
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skipf("SKIPPED: the shared vectors are not here (%v)", err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+func open(t testing.TB, raw []byte) *envelope.Evidence {
+	t.Helper()
+	ev, err := envelope.Open(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ev
+}
+
+func day(t testing.TB, text string) time.Time {
+	t.Helper()
+	at, err := time.Parse(time.DateOnly, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+func unhex(t testing.TB, text string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// find gives the first check whose claim begins so and that ended so.
+func find(j evidence.Judgement, claim string, result evidence.Result) bool {
+	for _, c := range j.Checks {
+		if strings.HasPrefix(c.Claim, claim) && c.Result == result {
+			return true
+		}
+	}
+	return false
+}
+
+func show(t testing.TB, j evidence.Judgement) {
+	t.Helper()
+	for _, c := range j.Checks {
+		if c.Result != evidence.NotAsked {
+			t.Logf("%s %s: got %s, want %s (%s)", c.Result, c.Claim, c.Got, c.Want, c.Rule)
+		}
+	}
+}
+
+const milan, genoa = "amd-roots/ask_ark_milan.pem", "amd-roots/ask_ark_genoa.pem"
+
+// TestVectors gives each piece of real evidence the verdict that its folder names.
+func TestVectors(t *testing.T) {
+	for _, row := range []struct {
+		file      string
+		with      []string
+		at        string
+		authentic bool
+		verdict   evidence.Verdict // with any for all that may be any
+		why       string           // beginning of a check that is not met
+	}{
+		{"az-snp-vtpm-evidence/evidence-genoa.json", []string{genoa}, "2025-06-01", true, evidence.Accepted, ""},
+		{"az-snp-vtpm-evidence/evidence-genoa.json", []string{milan}, "2025-06-01", false, evidence.Unavailable, "certificate-chain"},
+		{"az-snp-vtpm-evidence/evidence-v0.json", []string{milan}, "2025-06-01", true, evidence.Accepted, ""},
+		{"az-snp-vtpm-evidence/evidence-v1.json", []string{milan}, "2025-06-01", true, evidence.Accepted, ""},
+		{"az-snp-vtpm-evidence/evidence-v2.json", []string{milan}, "2025-12-01", true, evidence.Accepted, ""},
+		{"az-snp-vtpm-evidence/hcl-report.bin", []string{"az-snp-vtpm-evidence/vcek.pem"}, "2024-06-01", true, evidence.Accepted, ""},
+		{"az-snp-vtpm-evidence/quote.bin", nil, "2025-06-01", false, evidence.Unavailable, "attestation-key"},
+		{"azure-aci-thim-snp/snp_report.bin", []string{"azure-aci-thim-snp/uvm_host_amd_certificate.json"}, "2024-06-01", true, evidence.Accepted, ""},
+		{"azure-aci-thim-snp/snp_report.bin", []string{"azure-aci-thim-snp/uvm_host_amd_certificate.pem"}, "2024-06-01", true, evidence.Accepted, ""},
+		{"hcl-snp-milan/hcl-report-snp-2048.bin", []string{"hcl-snp-milan/vcek-ask-ark-chain.pem"}, "2024-06-01", false, evidence.Refused, ""},
+		{"snp-milan-gosevguest/attestation.bin", []string{"snp-milan-gosevguest/vcek.testcer", "snp-milan-gosevguest/milan.testcer"}, "2024-06-01", true, evidence.Refused, "policy-debug"},
+		{"snp-trustee/test-report.bin", []string{"snp-trustee/test-vcek.der", milan}, "2025-06-01", true, evidence.Accepted, ""},
+		{"snp-trustee/test-vlek-report.bin", []string{"snp-trustee/test-vlek.der", "amd-roots/ask_ark_milan_vlek.pem"}, "2025-06-01", true, evidence.Refused, "vmpl"},
+		{"snp-virtee/report_milan.hex", []string{"snp-virtee/vcek_milan.der", "snp-virtee/cert_chain_milan.pem"}, "2024-06-01", true, evidence.Accepted, ""},
+		{"snp-veraison-tsm/sevsnp-tsm-report.json", nil, "2025-06-01", true, evidence.Accepted, ""},
+		{"vtpm-quote-azure/quote.bin", []string{"vtpm-quote-azure/akpub.pem"}, "2025-06-01", false, evidence.Unavailable, "attestation-key"},
+	} {
+		t.Run(row.file+" "+row.at, func(t *testing.T) {
+			in := judge.Input{Evidence: open(t, vector(t, row.file)), Roots: judge.VendorRoots(), At: day(t, row.at)}
+			for _, name := range row.with {
+				in.Files = append(in.Files, judge.File{Name: name, Raw: vector(t, name)})
+			}
+			var e judge.Expect
+			if err := e.Any("all"); err != nil {
+				t.Fatal(err)
+			}
+			j, err := judge.Verify(in, e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if j.Authentic != row.authentic || j.Verdict != row.verdict || row.why != "" && !find(j, row.why, evidence.NotMet) && !find(j, row.why, evidence.NotHad) {
+				t.Errorf("authentic %t, verdict %s", j.Authentic, j.Verdict)
+				show(t, j)
+			}
+		})
+	}
+}
