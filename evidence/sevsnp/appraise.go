@@ -41,6 +41,7 @@ type Expect struct {
 	PlatformRAPLDisabled     evidence.Expectation[bool]
 	PlatformCiphertextHiding evidence.Expectation[bool]
 	PlatformAliasCheck       evidence.Expectation[bool]
+	PlatformIOMMUWriteSafe   evidence.Expectation[bool]
 	PlatformTIO              evidence.Expectation[bool]
 	LaunchMitigations        evidence.Expectation[uint64] // see Mitigated; zero in versions before 4
 	CurrentMitigations       evidence.Expectation[uint64]
@@ -66,7 +67,7 @@ func Baseline() Expect {
 		RAPLDisabled: evidence.Any[bool](), CiphertextHiding: evidence.Any[bool](), PageSwapDisabled: evidence.Any[bool](), ABI: evidence.Any[ABI](),
 		ReportedTCB: evidence.Any[TCB](), LaunchTCB: evidence.Any[TCB](), CommittedTCB: evidence.Any[TCB](), CurrentTCB: evidence.Any[TCB](),
 		PlatformSMT: evidence.Any[bool](), PlatformTSME: evidence.Any[bool](), PlatformECC: evidence.Any[bool](), PlatformRAPLDisabled: evidence.Any[bool](),
-		PlatformCiphertextHiding: evidence.Any[bool](), PlatformAliasCheck: evidence.Any[bool](), PlatformTIO: evidence.Any[bool](),
+		PlatformCiphertextHiding: evidence.Any[bool](), PlatformAliasCheck: evidence.Any[bool](), PlatformIOMMUWriteSafe: evidence.Any[bool](), PlatformTIO: evidence.Any[bool](),
 		LaunchMitigations: evidence.Any[uint64](), CurrentMitigations: evidence.Any[uint64](),
 		GuestSVN: evidence.Any[uint32](), FamilyID: evidence.Any[[16]byte](), ImageID: evidence.Any[[16]byte](), IDKeyDigest: evidence.Any[[48]byte](),
 		AuthorKeyEnabled: evidence.Any[bool](), AuthorKeyDigest: evidence.Any[[48]byte](), ChipID: evidence.Any[[64]byte](), SigningKey: evidence.Any[SigningKey](),
@@ -137,6 +138,7 @@ func (e Expect) claims() []claim {
 		bit("platform RAPL disabled", e.PlatformRAPLDisabled, PlatformRAPLDisabled),
 		bit("platform ciphertext hiding", e.PlatformCiphertextHiding, PlatformCiphertextHiding),
 		bit("platform alias check", e.PlatformAliasCheck, PlatformAliasCheck),
+		bit("platform IOMMU write safe", e.PlatformIOMMUWriteSafe, PlatformIOMMUWriteSafe),
 		bit("platform TIO", e.PlatformTIO, PlatformTIO),
 		of(tcb, "launch mitigations", e.LaunchMitigations, func(_ *Authentic, r *Report) uint64 { return r.LaunchMitigations }),
 		of(tcb, "current mitigations", e.CurrentMitigations, func(_ *Authentic, r *Report) uint64 { return r.CurrentMitigations }),

@@ -79,6 +79,9 @@ func TestProductsOfTheStandIn(t *testing.T) {
 						t.Fatalf("%v, version %d: %v", c.Kind, version, err)
 					}
 				}
+				if a, err := judge(func(r *sevsnp.Report) { r.PlatformInfo = 0xff }); err != nil || !a.Report().PlatformInfo.Has(sevsnp.PlatformIOMMUWriteSafe) {
+					t.Errorf("every platform bit set: %v", err)
+				}
 				for name, lower := range map[string]func(*sevsnp.TCB){
 					"boot loader": func(t *sevsnp.TCB) { t.BootLoader-- }, "TEE": func(t *sevsnp.TCB) { t.TEE-- }, "SNP": func(t *sevsnp.TCB) { t.SNP-- },
 					"microcode": func(t *sevsnp.TCB) { t.Microcode-- },
@@ -200,6 +203,7 @@ func TestAppraiseRealReports(t *testing.T) {
 		{"SNP-29 RAPL", genoa, evidence.CodeConfig, func(e *sevsnp.Expect) { e.PlatformRAPLDisabled = yes }},
 		{"SNP-29 ciphertext hiding", genoa, evidence.CodeConfig, func(e *sevsnp.Expect) { e.PlatformCiphertextHiding = yes }},
 		{"SNP-29 SMT", vlek, evidence.CodeConfig, func(e *sevsnp.Expect) { e.Provisional, e.VMPL, e.PlatformSMT = yes, evidence.Exactly[uint32](1), no }},
+		{"SNP-29 IOMMU writes", genoa, evidence.CodeConfig, func(e *sevsnp.Expect) { e.PlatformIOMMUWriteSafe = yes }},
 		{"SNP-29 TIO", genoa, evidence.CodeConfig, func(e *sevsnp.Expect) { e.PlatformTIO = yes }},
 		{"SNP-18 revocation must be checked", genoa, evidence.CodeUnavailable, func(e *sevsnp.Expect) { e.RevocationChecked = yes }},
 		{"SNP-06 a VLEK is not wanted", vlek, evidence.CodeChain, func(e *sevsnp.Expect) {

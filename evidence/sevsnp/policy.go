@@ -65,7 +65,7 @@ func (a ABI) Meets(floor ABI) bool {
 // PlatformInfo tells what is switched on in the platform, a 64-bit word of the report.
 type PlatformInfo uint64
 
-// Bits of the platform information. Bit 6 and bits 8 to 63 must be clear.
+// Bits of the platform information. Bits 8 to 63 must be clear. Bit 6 came with firmware for Turin.
 const (
 	PlatformSMT              PlatformInfo = 1 << 0
 	PlatformTSME             PlatformInfo = 1 << 1
@@ -73,8 +73,9 @@ const (
 	PlatformRAPLDisabled     PlatformInfo = 1 << 3
 	PlatformCiphertextHiding PlatformInfo = 1 << 4
 	PlatformAliasCheck       PlatformInfo = 1 << 5
+	PlatformIOMMUWriteSafe   PlatformInfo = 1 << 6
 	PlatformTIO              PlatformInfo = 1 << 7
-	platformMustBeZero       PlatformInfo = ^PlatformInfo(0xbf)
+	platformMustBeZero       PlatformInfo = ^PlatformInfo(0xff)
 )
 
 // Has tells whether all the bits are set.

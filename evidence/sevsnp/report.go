@@ -121,7 +121,7 @@ func Parse(raw []byte) (*Report, error) {
 	case r.Policy&PolicyReserved == 0 || r.Policy&policyMustBeZero != 0:
 		return refuse("policy", r.Policy.String(), "bit 17 set, bits 26 to 63 clear")
 	case r.PlatformInfo&platformMustBeZero != 0:
-		return refuse("platform info", r.PlatformInfo.String(), "bit 6 and bits 8 to 63 clear")
+		return refuse("platform info", r.PlatformInfo.String(), "bits 8 to 63 clear")
 	case key>>5 != 0:
 		return refuse("key info", fmt.Sprintf("0x%x", key), "bits 5 to 31 clear")
 	case r.VMPL > 3 && r.VMPL != HostVMPL:

@@ -162,7 +162,7 @@ func TestParseRefuses(t *testing.T) {
 		{"SNP-33 last byte", 3, put(1183, 1), evidence.CodeParse},
 		{"SNP-17 policy bit 26", 3, put64(8, 0x30000|1<<26), evidence.CodeParse},
 		{"SNP-17 policy bit 17 clear", 3, put64(8, 0x10000), evidence.CodeParse},
-		{"SNP-17 platform bit 6", 3, put64(0x40, 1<<6), evidence.CodeParse},
+		{"SNP-17 platform bit 8", 3, put64(0x40, 1<<8), evidence.CodeParse},
 		{"SNP-17 platform bit 63", 3, put64(0x40, 1<<63), evidence.CodeParse},
 		{"SNP-17 key info bit 5", 3, put32(0x48, 1<<5), evidence.CodeParse},
 		{"VMPL 4", 3, put32(0x30, 4), evidence.CodeParse},
