@@ -12,7 +12,7 @@ import (
 func TestPKCS11(t *testing.T) {
 	for name, run := range map[string]func(*testing.T, *world){
 		"a key's life by Azure's SDK": keyLife, "operations by Azure's SDK": keyOperations, "release by Azure's SDK": keyRelease, "a guest state's life": guestStateLife,
-		"a customer's key": customerKeyLife,
+		"a customer's key": customerKeyLife, "brought keys": keyImport,
 	} {
 		t.Run(name, func(t *testing.T) {
 			token := softhsmtest.New(t)

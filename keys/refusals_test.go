@@ -63,7 +63,6 @@ func TestRequests(t *testing.T) {
 		{"a version of the future", "GET", "/keys/k?api-version=2031-01-01-preview", "", 200},
 		{"names have no case", "GET", "/keys/K?api-version=7.4", "", 200},
 		{"contacts", "GET", "/certificates/contacts?api-version=7.4", "", 404},
-		{"a rotation policy", "GET", "/keys/k/rotationpolicy?api-version=7.4", "", 404},
 		{"no api-version", "GET", "/keys/k", "", 400},
 		{"two api-versions", "GET", "/keys/k?api-version=7.4&api-version=7.5", "", 400},
 		{"api-version 7.0", "GET", "/keys/k?api-version=7.0", "", 400},
@@ -95,7 +94,6 @@ func TestRequests(t *testing.T) {
 		{"a guest-state key of RSA", "POST", "/keys/" + gs + "/create?api-version=7.4", `{"kty":"RSA","attributes":{"exportable":true},"release_policy":{"data":"` + b64(w.policy()) + `"}}`, 400},
 		{"a guest-state key without a policy", "POST", "/keys/" + gs + "/create?api-version=7.4", `{"kty":"oct-HSM"}`, 400},
 		{"a guest-state key in upper case", "POST", "/keys/" + strings.ToUpper(gs) + "/create?api-version=7.4", `{"kty":"oct-HSM"}`, 400},
-		{"backup is not offered", "POST", "/keys/k/backup?api-version=7.4", "", 400},
 		{"import is not offered", "PUT", "/keys/x?api-version=7.4", `{"key":{}}`, 400},
 		{"another path", "GET", "/secrets/x?api-version=7.4", "", 404},
 	} {

@@ -81,18 +81,38 @@ func (c *call) create(name string) (any, error) {
 		}
 		v.Ops = []string{}
 	}
-	var customer *customerRef
+	makeIt := c.generated(spec)
 	if isGuestState(name) {
-		if customer, err = c.customerKeyOf(in.Tags); err != nil {
+		customer, err := c.customerKeyOf(in.Tags)
+		if err != nil {
 			return nil, err
 		}
+		if customer != nil {
+			makeIt = func(keystore.Address) (made, error) {
+				under, err := c.underCustomerKey(*customer, strings.TrimPrefix(name, "gs-"))
+				return made{customer: under}, err
+			}
+		}
 	}
-	return c.addVersion(name, v, exportable, policy, customer)
+	return c.addVersion(name, v, exportable, policy, makeIt)
 }
 
-// addVersion makes material and adds a version, to a new key or to one that is there. A guest-state key under a customer's
-// key has no material of its own.
-func (c *call) addVersion(name string, v keystore.Version, exportable *bool, policy *keystore.Policy, under *customerRef) (any, error) {
+// made is what a version consists of: material, or for a guest-state key its place under a customer's key.
+type made struct {
+	material keystore.Material
+	customer *keystore.CustomerKey
+}
+
+// generated makes material of a kind.
+func (c *call) generated(spec keystore.Spec) func(keystore.Address) (made, error) {
+	return func(at keystore.Address) (made, error) {
+		m, err := c.Backend.Generate(c.req.Context(), at, spec)
+		return made{material: m}, err
+	}
+}
+
+// addVersion makes what a version consists of and adds it, to a new key or to one that is there.
+func (c *call) addVersion(name string, v keystore.Version, exportable *bool, policy *keystore.Policy, makeIt func(keystore.Address) (made, error)) (any, error) {
 	// A first look, so that no material is made for what will be refused.
 	if k, err := c.Backend.Get(c.req.Context(), c.id(name)); err == nil {
 		if _, err := c.withVersion(k, name, v, exportable, policy); err != nil {
@@ -107,19 +127,16 @@ func (c *call) addVersion(name string, v keystore.Version, exportable *bool, pol
 	}
 	v.Created = c.Now().UTC().Truncate(time.Second)
 	v.Updated = v.Created
-	var customer *keystore.CustomerKey
-	if under != nil {
-		if customer, err = c.underCustomerKey(*under, strings.TrimPrefix(name, "gs-")); err != nil {
-			return nil, err
-		}
-	} else if v.Material, err = c.Backend.Generate(c.req.Context(), keystore.Address{Key: c.id(name), Version: v.ID}, v.Spec); err != nil {
+	m, err := makeIt(keystore.Address{Key: c.id(name), Version: v.ID})
+	if err != nil {
 		return nil, err
 	}
+	v.Material = m.material
 	var out *keystore.Key
 	err = c.Backend.Update(c.req.Context(), c.id(name), func(old *keystore.Key) (*keystore.Key, error) {
 		var err error
-		if out, err = c.withVersion(old, name, v, exportable, policy); err == nil && customer != nil {
-			out.Customer = customer
+		if out, err = c.withVersion(old, name, v, exportable, policy); err == nil && m.customer != nil {
+			out.Customer = m.customer
 		}
 		return out, err
 	})
@@ -262,9 +279,11 @@ func (c *call) rotate(name string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	last := k.Latest()
-	v := keystore.Version{Spec: last.Spec, Enabled: true, Ops: slices.Clone(last.Ops), Tags: maps.Clone(last.Tags)}
-	return c.addVersion(name, v, nil, nil, nil)
+	v, err := nextVersion(k, c.Now())
+	if err != nil {
+		return nil, err
+	}
+	return c.addVersion(name, v, nil, nil, c.generated(v.Spec))
 }
 
 func (c *call) update(name, version string) (any, error) {

@@ -333,6 +333,27 @@ func (c *call) rewrap(vmID, name string, e *audit.Entry) (*rewrapped, error) {
 	return out, nil
 }
 
+// follow puts a guest-state key that follows its customer's key under the newest version, if it is not there yet.
+func (c *call) follow(k *keystore.Key) error {
+	ctx, ref := c.req.Context(), k.Customer
+	from, err := c.findCustomer(ref.Name, ref.Version, ref.Identity)
+	if err != nil || from.key.Latest().ID == ref.Version {
+		return err
+	}
+	to, err := c.findCustomer(ref.Name, "", ref.Identity)
+	if err != nil {
+		return err
+	}
+	vmID := strings.TrimPrefix(strings.ToLower(k.ID.Name), "gs-")
+	next := *ref
+	next.Version = to.version.ID
+	if next.Envelope, err = customerkey.Rewrap(vmID, ref.Envelope, c.unwrapper(ctx, from), c.wrapper(ctx, to)); err != nil {
+		return err
+	}
+	e := audit.Entry{Event: "rewrap", RequestID: c.requestID, Vault: c.vault, Key: k.ID.Name, Version: to.version.ID, VMID: vmID}
+	return c.replaceEnvelope(k.ID.Name, ref, &next, func() error { return c.granted(e) })
+}
+
 // replaceEnvelope writes a new envelope where the record still is as it was. The entry in the log comes before the record.
 func (c *call) replaceEnvelope(name string, before, next *keystore.CustomerKey, logged func() error) error {
 	return c.Backend.Update(c.req.Context(), c.id(name), func(k *keystore.Key) (*keystore.Key, error) {

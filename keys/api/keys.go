@@ -205,13 +205,16 @@ func (c *call) recoverKey(name string) (any, error) {
 	return c.bundle(out, out.Latest())
 }
 
-// Sweep destroys the keys whose time as deleted keys is over.
+// Sweep does what is due: rotations that policies ask for, and the destruction of keys whose time as deleted keys is over.
 func (s *Server) Sweep(ctx context.Context) error {
 	now := s.Now()
 	for _, vault := range s.Vaults {
 		all, err := s.Backend.List(ctx, vault)
 		if err != nil {
 			return err
+		}
+		if err := s.rotateDue(ctx, vault, all); err != nil {
+			s.Log.Error("rotation", "vault", vault, "error", err)
 		}
 		for _, k := range all {
 			if k.Deleted == nil || now.Before(k.Deleted.Purge) {

@@ -107,8 +107,15 @@ func (c *call) routeKeys(p []string) (int, any, error) {
 	case m == http.MethodGet && len(p) == 2 && second == "versions":
 		return c.do("versions", func() (any, error) { return c.versions(name) })
 	case m == http.MethodGet && len(p) == 2 && second == "rotationpolicy":
-		// Rotation is by hand here; "none" is an answer that clients take.
-		return 0, nil, keyNotFound(name + "/rotationpolicy")
+		return c.do("rotationpolicy.get", func() (any, error) { return c.getRotation(name) })
+	case m == http.MethodPut && len(p) == 2 && second == "rotationpolicy":
+		return c.do("rotationpolicy.set", func() (any, error) { return c.putRotation(name) })
+	case m == http.MethodPut && len(p) == 1:
+		return c.do("import", func() (any, error) { return c.importKey(name) })
+	case m == http.MethodPost && len(p) == 2 && second == "backup":
+		return c.do("backup", func() (any, error) { return c.backup(name) })
+	case m == http.MethodPost && len(p) == 1 && name == "restore":
+		return c.do("restore", c.restore)
 	case m == http.MethodPost && len(p) == 2 && second == "create":
 		return c.do("create", func() (any, error) { return c.create(name) })
 	case m == http.MethodPost && len(p) == 2 && second == "rotate":
@@ -117,7 +124,7 @@ func (c *call) routeKeys(p []string) (int, any, error) {
 		return c.do("release", func() (any, error) { return c.release(name, "") })
 	case m == http.MethodPost && len(p) == 2 && operationOf[second] != "":
 		return c.do(second, func() (any, error) { return c.crypto(name, "", second) })
-	case len(p) == 2 && (second == "backup" || second == "rotationpolicy" || second == "attestation"), m == http.MethodPut, name == "restore" && len(p) == 1:
+	case len(p) == 2 && second == "attestation", m == http.MethodPut:
 		return 0, nil, badParameter("this operation is not offered by this key vault")
 	case len(p) <= 2 && m == http.MethodDelete && second == "":
 		return c.do("delete", func() (any, error) { return c.remove(name) })

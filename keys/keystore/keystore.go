@@ -144,6 +144,8 @@ type Backend interface {
 	Update(ctx context.Context, id ID, change Change) error
 
 	Generate(ctx context.Context, at Address, spec Spec) (Material, error)
+	// Import takes key material in: PKCS #8 of RSA and EC, the bytes of an AES key.
+	Import(ctx context.Context, at Address, spec Spec, plain []byte) (Material, error)
 	Sign(ctx context.Context, at Address, m Material, alg string, digest []byte) ([]byte, error)
 	Encrypt(ctx context.Context, at Address, m Material, alg string, plain []byte, s Sealed) (Sealed, error)
 	Decrypt(ctx context.Context, at Address, m Material, alg string, s Sealed) ([]byte, error)

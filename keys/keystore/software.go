@@ -227,6 +227,75 @@ func (s *Software) Generate(_ context.Context, at Address, spec Spec) (Material,
 	return m, err
 }
 
+// Import seals key material that its owner brings.
+func (s *Software) Import(_ context.Context, at Address, spec Spec, plain []byte) (Material, error) {
+	public, err := PublicOf(spec, plain)
+	if err != nil {
+		return Material{}, err
+	}
+	sealed, err := seal(s.seal.material, plain, []byte(at.String()))
+	return Material{Handle: sealed, Public: public}, err
+}
+
+// PublicOf is the public half (DER) of key material, nil for an AES key. It refuses material that is not of the kind and size.
+func PublicOf(spec Spec, plain []byte) ([]byte, error) {
+	if err := CheckSpec(spec); err != nil {
+		return nil, err
+	}
+	wrong := evidence.Refuse(evidence.CodeParse, "key material", "of another kind or size", fmt.Sprintf("%s %d%s", spec.Kty, spec.Bits, spec.Crv))
+	if spec.Family() == "oct" {
+		if 8*len(plain) != spec.Bits {
+			return nil, wrong
+		}
+		return nil, nil
+	}
+	key, err := x509.ParsePKCS8PrivateKey(plain)
+	if err != nil {
+		return nil, wrong
+	}
+	switch k := key.(type) {
+	case *rsa.PrivateKey:
+		if spec.Family() == "RSA" && k.N.BitLen() == spec.Bits {
+			return x509.MarshalPKIXPublicKey(&k.PublicKey)
+		}
+	case *ecdsa.PrivateKey:
+		if spec.Family() == "EC" && k.Curve == curves[spec.Crv] {
+			return x509.MarshalPKIXPublicKey(&k.PublicKey)
+		}
+	}
+	return nil, wrong
+}
+
+// archived is what Archive seals. The name of the vault is bound, so that no tenant's backup opens in another's vault.
+const archived = "cloister key backup of vault "
+
+// Archive seals a whole key under this keystore's key.
+func (s *Software) Archive(k *Key) ([]byte, error) {
+	plain, err := json.Marshal(k)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(plain)
+	return seal(s.seal.file, plain, []byte(archived+strings.ToLower(k.ID.Vault)))
+}
+
+// Unarchive opens what Archive sealed for a vault.
+func (s *Software) Unarchive(vault string, sealed []byte) (*Key, error) {
+	plain, err := unseal(s.seal.file, sealed, []byte(archived+strings.ToLower(vault)))
+	if err != nil {
+		return nil, err
+	}
+	defer clear(plain)
+	var k Key
+	if err := json.Unmarshal(plain, &k); err != nil {
+		return nil, fmt.Errorf("reading a backup: %w", err)
+	}
+	if !strings.EqualFold(k.ID.Vault, vault) {
+		return nil, fmt.Errorf("a backup of vault %s for vault %s", k.ID.Vault, vault)
+	}
+	return &k, nil
+}
+
 func encodeKey(key crypto.Signer) (private, public []byte, err error) {
 	if private, err = x509.MarshalPKCS8PrivateKey(key); err != nil {
 		return nil, nil, err

@@ -14,6 +14,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/keys/client/keywrap"
 	"cloister.dev/cloister/keys/keystore"
 )
 
@@ -171,4 +172,49 @@ func (b *Backend) destroy(s pkcs11.SessionHandle, handle []byte) error {
 			}
 		}
 	}
+}
+
+// Import takes key material into the token, wrapped on the way, so that the token treats it as it treats its own: sensitive from
+// the first moment that it is there.
+func (b *Backend) Import(ctx context.Context, at keystore.Address, spec keystore.Spec, plain []byte) (keystore.Material, error) {
+	public, err := keystore.PublicOf(spec, plain)
+	if err != nil {
+		return keystore.Material{}, err
+	}
+	id, ephemeral := make([]byte, idSize), make([]byte, 32)
+	defer clear(ephemeral)
+	for _, r := range [][]byte{id, ephemeral} {
+		if _, err := rand.Read(r); err != nil {
+			return keystore.Material{}, err
+		}
+	}
+	wrapped, err := keywrap.WrapPadded(ephemeral, plain)
+	if err != nil {
+		return keystore.Material{}, err
+	}
+	template := []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_ID, id), pkcs11.NewAttribute(pkcs11.CKA_LABEL, label(at)),
+		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true), pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true), pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, true),
+	}
+	uses := map[string][]uint{"RSA": {pkcs11.CKA_SIGN, pkcs11.CKA_DECRYPT}, "EC": {pkcs11.CKA_SIGN}, "oct": {pkcs11.CKA_ENCRYPT, pkcs11.CKA_DECRYPT, pkcs11.CKA_WRAP, pkcs11.CKA_UNWRAP}}
+	for _, use := range uses[spec.Family()] {
+		template = append(template, pkcs11.NewAttribute(use, true))
+	}
+	kinds := map[string][2]uint{"RSA": {pkcs11.CKO_PRIVATE_KEY, pkcs11.CKK_RSA}, "EC": {pkcs11.CKO_PRIVATE_KEY, pkcs11.CKK_EC}, "oct": {pkcs11.CKO_SECRET_KEY, pkcs11.CKK_AES}}
+	kind := kinds[spec.Family()]
+	template = append(template, pkcs11.NewAttribute(pkcs11.CKA_CLASS, kind[0]), pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, kind[1]))
+	err = b.with(ctx, func(s pkcs11.SessionHandle) (err error) {
+		o, err := b.transient(s, pkcs11.CKK_AES, ephemeral, pkcs11.CKA_UNWRAP)
+		if err != nil {
+			return err
+		}
+		defer b.forget(s, o, &err)
+		_, err = b.ctx.UnwrapKey(s, mechanism(pkcs11.CKM_AES_KEY_WRAP_PAD, nil), o, wrapped, template)
+		return err
+	})
+	if err != nil {
+		return keystore.Material{}, fmt.Errorf("taking a key of kind %s into the token: %w", spec.Kty, err)
+	}
+	afterGenerate.Hit()
+	return keystore.Material{Handle: id, Public: public}, nil
 }

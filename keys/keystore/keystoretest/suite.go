@@ -4,7 +4,9 @@ package keystoretest
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -75,6 +77,7 @@ func Run(t *testing.T, reopen func(t *testing.T) keystore.Backend) {
 		}
 	}
 	t.Run("material", func(t *testing.T) { material(ctx, t, b, id) })
+	t.Run("brought material", func(t *testing.T) { brought(ctx, t, b, id) })
 	at := keystore.Address{Key: id, Version: "kept"}
 	m, err := b.Generate(ctx, at, keystore.Spec{Kty: "oct", Bits: 256})
 	must(t, err)
@@ -176,6 +179,74 @@ func material(ctx context.Context, t *testing.T, b keystore.Backend, id keystore
 			}
 		}
 	}
+}
+
+// brought takes keys in and wants them to do what the originals do.
+func brought(ctx context.Context, t *testing.T, b keystore.Backend, id keystore.ID) {
+	at := keystore.Address{Key: id, Version: "brought"}
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	ecKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	secret := bytes.Repeat([]byte{9}, 32)
+	pkcs8 := func(key any) []byte {
+		raw, err := x509.MarshalPKCS8PrivateKey(key)
+		must(t, err)
+		return raw
+	}
+	digest := sha256.Sum256([]byte("x"))
+	for _, r := range []struct {
+		spec  keystore.Spec
+		plain []byte
+		pub   any
+		alg   string
+	}{
+		{keystore.Spec{Kty: "RSA-HSM", Bits: 2048}, pkcs8(rsaKey), &rsaKey.PublicKey, "PS256"},
+		{keystore.Spec{Kty: "EC-HSM", Crv: "P-256"}, pkcs8(ecKey), &ecKey.PublicKey, "ES256"},
+		{keystore.Spec{Kty: "oct-HSM", Bits: 256}, secret, nil, ""},
+	} {
+		m, err := b.Import(ctx, at, r.spec, r.plain)
+		must(t, err)
+		out := export(ctx, t, b, at, m)
+		if r.pub == nil {
+			if !bytes.Equal(r.plain, out) {
+				t.Errorf("%s: another key came out", r.spec.Kty)
+			}
+			continue
+		}
+		// Tokens may encode a private key in another way: its public half tells.
+		if key, err := x509.ParsePKCS8PrivateKey(out); err != nil || !samePublic(key, r.pub) {
+			t.Errorf("%s: another key came out: %v", r.spec.Kty, err)
+		}
+		sig, err := b.Sign(ctx, at, m, r.alg, digest[:])
+		must(t, err)
+		if ok, err := keystore.Verify(r.pub, r.alg, digest[:], sig); err != nil || !ok {
+			t.Errorf("%s: the original's public key does not verify: %v", r.spec.Kty, err)
+		}
+	}
+	for name, r := range map[string]struct {
+		spec  keystore.Spec
+		plain []byte
+	}{
+		"an EC key as RSA":      {keystore.Spec{Kty: "RSA", Bits: 2048}, pkcs8(ecKey)},
+		"another size":          {keystore.Spec{Kty: "RSA", Bits: 3072}, pkcs8(rsaKey)},
+		"another curve":         {keystore.Spec{Kty: "EC", Crv: "P-384"}, pkcs8(ecKey)},
+		"an AES key cut short":  {keystore.Spec{Kty: "oct", Bits: 256}, secret[1:]},
+		"bytes that are no key": {keystore.Spec{Kty: "EC", Crv: "P-256"}, secret},
+	} {
+		if _, err := b.Import(ctx, at, r.spec, r.plain); evidence.CodeOf(err) != evidence.CodeParse {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func samePublic(key, want any) bool {
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return false
+	}
+	public, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && public.Equal(want)
 }
 
 func export(ctx context.Context, t *testing.T, b keystore.Backend, at keystore.Address, m keystore.Material) []byte {
