@@ -157,15 +157,23 @@ func TestAuthenticateRefuses(t *testing.T) {
 		return []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true, Value: value}}
 	}
 	part := func(tag byte) []pkix.Extension { return idp([]byte{0x30, 3, tag, 1, 0xff}) }
-	point := func() []pkix.Extension { // a full name: one URI
-		uri := []byte("https://kdsintf.amd.com/vcek/v1/Milan/crl")
+	point := func(vlek bool) []pkix.Extension { // a full name: one URI
+		uri := []byte(v.ListAddress(vlek))
 		inner := append([]byte{0x86, byte(len(uri))}, uri...)
 		full := append([]byte{0xa0, byte(len(inner))}, inner...)
 		name := append([]byte{0xa0, byte(len(full))}, full...)
 		return idp(append([]byte{0x30, byte(len(name))}, name...))
 	}
-	if err := crl(v.CRLWith(t, nil, from, next, point(), 99))(); err != nil {
+	if err := crl(v.CRLWith(t, nil, from, next, point(false), 99))(); err != nil {
 		t.Fatal("positive twin, list with a distribution point:", err)
+	}
+	ofVLEK := func(l *x509.RevocationList) func() error {
+		return func() error {
+			return auth(vlek.Sign(t, vlek.Report()), vlek.Chain, sevsnp.Options{At: sevsnptest.Now, CRLs: []*x509.RevocationList{l}})
+		}
+	}
+	if err := ofVLEK(v.CRLWith(t, nil, from, next, point(true), 99))(); err != nil {
+		t.Fatal("positive twin, list for VLEKs:", err)
 	}
 	if err := crl(v.CRL(t, nil, from, next, 99))(); err != nil {
 		t.Fatal("positive twin, list:", err)
@@ -206,7 +214,12 @@ func TestAuthenticateRefuses(t *testing.T) {
 		{"SNP-19 list from the future", crl(v.CRL(t, nil, next, next.AddDate(1, 0, 0), 99)), evidence.CodeUnavailable},
 		{"SNP-20 list signed by the ASK", crl(v.CRL(t, v.ASKKey, from, next)), evidence.CodeChain},
 		{"SNP-20 list of another root of that name", crl(other.CRL(t, nil, from, next)), evidence.CodeChain},
-		{"SNP-18 ASK revoked, on a list with a distribution point", crl(v.CRLWith(t, nil, from, next, point(), 0x10001)), evidence.CodeRevoked},
+		{"SNP-18 ASK revoked, on a list with a distribution point", crl(v.CRLWith(t, nil, from, next, point(false), 0x10001)), evidence.CodeRevoked},
+		{"SNP-18 ASVK revoked", ofVLEK(v.CRLWith(t, nil, from, next, point(true), 0x10101)), evidence.CodeRevoked},
+		{"SNP-18 only the list for VLEKs, for a VCEK", crl(v.CRLWith(t, nil, from, next, point(true), 99)), evidence.CodeUnavailable},
+		{"SNP-18 only the list for VCEKs, for a VLEK", ofVLEK(v.CRLWith(t, nil, from, next, point(false), 99)), evidence.CodeUnavailable},
+		{"SNP-18 ASK revoked on a list that is stale", crl(v.CRL(t, nil, from.AddDate(-1, 0, 0), from, 0x10001)), evidence.CodeRevoked},
+		{"SNP-18 ASK revoked on the list for VLEKs", crl(v.CRLWith(t, nil, from, next, point(true), 0x10001)), evidence.CodeRevoked},
 		{"SNP-20 list of users' certificates only", crl(v.CRLWith(t, nil, from, next, part(0x81))), evidence.CodeUnsupported},
 		{"SNP-20 list of authorities only", crl(v.CRLWith(t, nil, from, next, part(0x82))), evidence.CodeUnsupported},
 		{"SNP-20 indirect list", crl(v.CRLWith(t, nil, from, next, part(0x84))), evidence.CodeUnsupported},

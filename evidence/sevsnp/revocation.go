@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"math/big"
+	"slices"
 	"time"
 
 	"cloister.dev/cloister/evidence"
@@ -12,10 +13,12 @@ import (
 
 // checkRevocation looks the chain up in AMD's revocation lists.
 //
-// Rules. Lists are signed by the root (ARK), never by the ASK. No list: revocation was not consulted, which
-// is an answer of its own (Authentic.RevocationChecked) and refused where o.RequireCRL says so. Lists of
-// other roots are passed over, but where lists were given and none is of this root, nothing was consulted, and
-// that is "unavailable". A list that is stale, from the future or without an end is "unavailable".
+// Rules. Lists are signed by the root (ARK), never by the ASK. No list: revocation was not consulted, which is an answer of
+// its own (Authentic.RevocationChecked) and refused where o.RequireCRL says so. What any list of this root revokes is
+// revoked, be the list stale. AMD gives out one list for VCEKs and one for VLEKs, both of one root: a list that names where
+// it is given out counts as consulted only where the ASK or ASVK points there. Lists of other roots are passed over, but
+// where lists were given and none counts, nothing was consulted, and that is "unavailable", as is a list that is stale,
+// from the future or without an end.
 // Serial number 0, which all VCEKs and VLEKs share, is never looked up.
 func checkRevocation(c Chain, o Options) (bool, error) {
 	unavailable := func(got, want string) (bool, error) {
@@ -38,8 +41,20 @@ func checkRevocation(c Chain, o Options) (bool, error) {
 		if err := c.Root.CheckSignature(list.SignatureAlgorithm, list.RawTBSRevocationList, list.Signature); err != nil {
 			return false, refuseChain("signature of the revocation list", err.Error(), "one by "+c.Root.Subject.CommonName)
 		}
-		if err := checkScope(list); err != nil {
+		points, err := scope(list)
+		if err != nil {
 			return false, err
+		}
+		for _, entry := range list.RevokedCertificateEntries {
+			for _, cert := range []*x509.Certificate{c.Root, c.Intermediate, c.Leaf} {
+				if cert.SerialNumber.Sign() != 0 && sameNumber(entry.SerialNumber, cert.SerialNumber) {
+					return false, evidence.Refuse(evidence.CodeRevoked, cert.Subject.CommonName, "serial number "+cert.SerialNumber.Text(16)+" is revoked", "not revoked")
+				}
+			}
+		}
+		if issuer := c.Intermediate.CRLDistributionPoints; len(points) > 0 && len(issuer) > 0 &&
+			!slices.ContainsFunc(points, func(p string) bool { return slices.Contains(issuer, p) }) {
+			continue
 		}
 		at := o.At.UTC()
 		switch {
@@ -50,17 +65,10 @@ func checkRevocation(c Chain, o Options) (bool, error) {
 		case !at.Before(list.NextUpdate):
 			return unavailable("stale since "+list.NextUpdate.UTC().Format(time.RFC3339), "after "+at.Format(time.RFC3339))
 		}
-		for _, entry := range list.RevokedCertificateEntries {
-			for _, cert := range []*x509.Certificate{c.Root, c.Intermediate, c.Leaf} {
-				if cert.SerialNumber.Sign() != 0 && sameNumber(entry.SerialNumber, cert.SerialNumber) {
-					return false, evidence.Refuse(evidence.CodeRevoked, cert.Subject.CommonName, "serial number "+cert.SerialNumber.Text(16)+" is revoked", "not revoked")
-				}
-			}
-		}
 		found = true
 	}
 	if !found {
-		return unavailable("only lists of other roots", "one of "+c.Root.Subject.CommonName)
+		return unavailable("only lists of other roots, or of the other kind of key", "one of "+c.Root.Subject.CommonName+" for certificates of "+c.Intermediate.Subject.CommonName)
 	}
 	return true, nil
 }
@@ -70,33 +78,47 @@ var oidIssuingDistributionPoint = asn1.ObjectIdentifier{2, 5, 29, 28}
 
 // issuingDistributionPoint is the extension's value. What is absent is false or empty.
 type issuingDistributionPoint struct {
-	Point          asn1.RawValue  `asn1:"optional,tag:0"`
-	OnlyUsers      bool           `asn1:"optional,tag:1"`
-	OnlyCAs        bool           `asn1:"optional,tag:2"`
-	OnlyReasons    asn1.BitString `asn1:"optional,tag:3"`
-	Indirect       bool           `asn1:"optional,tag:4"`
-	OnlyAttributes bool           `asn1:"optional,tag:5"`
+	Point          distributionPointName `asn1:"optional,tag:0"`
+	OnlyUsers      bool                  `asn1:"optional,tag:1"`
+	OnlyCAs        bool                  `asn1:"optional,tag:2"`
+	OnlyReasons    asn1.BitString        `asn1:"optional,tag:3"`
+	Indirect       bool                  `asn1:"optional,tag:4"`
+	OnlyAttributes bool                  `asn1:"optional,tag:5"`
 }
 
-// checkScope refuses a list that is of some certificates or some reasons only: a chain that is not on it may still be
-// revoked. Where a list says from where it is given out, that is all it says. Other critical extensions are refused.
-func checkScope(list *x509.RevocationList) error {
+type distributionPointName struct {
+	FullName []asn1.RawValue `asn1:"optional,tag:0"`
+	Relative asn1.RawValue   `asn1:"optional,tag:1"`
+}
+
+// generalNameURI is the tag of a URI in a GeneralName (RFC 5280, section 4.2.1.6).
+const generalNameURI = 6
+
+// scope gives the addresses that a list names as those it is given out at; none is usual. A list of some certificates or
+// some reasons only is refused: a chain that is not on it may still be revoked. Other critical extensions are refused.
+func scope(list *x509.RevocationList) ([]string, error) {
+	var points []string
 	for _, e := range list.Extensions {
 		if !e.Id.Equal(oidIssuingDistributionPoint) {
 			if e.Critical {
-				return evidence.Refuse(evidence.CodeUnsupported, "revocation list", "critical extension "+e.Id.String(), "none that is not known")
+				return nil, evidence.Refuse(evidence.CodeUnsupported, "revocation list", "critical extension "+e.Id.String(), "none that is not known")
 			}
 			continue
 		}
 		var p issuingDistributionPoint
 		if rest, err := asn1.Unmarshal(e.Value, &p); err != nil || len(rest) > 0 {
-			return evidence.Refuse(evidence.CodeParse, "revocation list", "an issuing distribution point that can't be read", "one of RFC 5280")
+			return nil, evidence.Refuse(evidence.CodeParse, "revocation list", "an issuing distribution point that can't be read", "one of RFC 5280")
 		}
 		if p.OnlyUsers || p.OnlyCAs || p.Indirect || p.OnlyAttributes || p.OnlyReasons.BitLength > 0 {
-			return evidence.Refuse(evidence.CodeUnsupported, "revocation list", "a list of a part of the certificates or reasons", "a list of all")
+			return nil, evidence.Refuse(evidence.CodeUnsupported, "revocation list", "a list of a part of the certificates or reasons", "a list of all")
+		}
+		for _, name := range p.Point.FullName {
+			if name.Class == asn1.ClassContextSpecific && name.Tag == generalNameURI {
+				points = append(points, string(name.Bytes))
+			}
 		}
 	}
-	return nil
+	return points, nil
 }
 
 func sameNumber(a, b *big.Int) bool { return a != nil && b != nil && a.Cmp(b) == 0 }

@@ -62,10 +62,20 @@ func (v *Vendor) Authority(t testing.TB, cn string, serial int64, pub crypto.Pub
 	t.Helper()
 	tmpl := &x509.Certificate{Subject: name(cn), SerialNumber: big.NewInt(serial), NotBefore: v.NotBefore, NotAfter: v.NotAfter,
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SignatureAlgorithm: x509.SHA384WithRSAPSS}
+	tmpl.CRLDistributionPoints = []string{v.ListAddress(cn == "SEV-VLEK-"+string(v.Product))}
 	if parent == nil {
 		parent = tmpl
 	}
 	return create(t, tmpl, parent, pub, signer)
+}
+
+// ListAddress is where AMD gives out the revocation list for VLEKs, or for VCEKs.
+func (v *Vendor) ListAddress(vlek bool) string {
+	kind := "vcek"
+	if vlek {
+		kind = "vlek"
+	}
+	return "https://kdsintf.amd.com/" + kind + "/v1/" + string(v.Product) + "/crl"
 }
 
 func create(t testing.TB, tmpl, parent *x509.Certificate, pub crypto.PublicKey, signer crypto.Signer) *x509.Certificate {
