@@ -41,18 +41,16 @@ type Server struct {
 	now       func() time.Time
 	log       *slog.Logger
 	metrics   *metrics
-	busy      chan struct{}
+	admission *admission
 }
-
-// maxBusy bounds how many requests are judged at once; more are told to come again.
-const maxBusy = 64
 
 // New makes a server of providers, whose issuer URLs differ in their paths.
 func New(now func() time.Time, log *slog.Logger, providers ...*Provider) (*Server, error) {
 	if len(providers) == 0 {
 		return nil, evidence.Refuse(evidence.CodePolicy, "issuers", "none", "at least one")
 	}
-	s := &Server{providers: slices.Clone(providers), now: now, log: log, metrics: newMetrics(), busy: make(chan struct{}, maxBusy)}
+	s := &Server{providers: slices.Clone(providers), now: now, log: log, admission: newAdmission()}
+	s.metrics = newMetrics(s.admission)
 	seen := map[string]bool{}
 	for _, p := range s.providers {
 		u, err := url.Parse(p.Issuer.URL())
@@ -114,21 +112,23 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 type handler func(s *Server, w http.ResponseWriter, r *http.Request, body []byte) error
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, h handler) {
-	select {
-	case s.busy <- struct{}{}:
-		defer func() { <-s.busy }()
-	default:
-		w.Header().Set("Retry-After", "1")
-		s.refuse(w, http.StatusTooManyRequests, "TooManyRequests", evidence.Refuse(evidence.CodeUnavailable, "requests", fmt.Sprintf("more than %d at once", maxBusy), "fewer"))
-		return
-	}
-	body, err := readBody(w, r)
+	body, release, err := s.admission.read(w, r)
+	defer release()
 	if err == nil {
-		err = h(s, w, r, body)
+		err = s.judge(w, r, h, body)
 	}
 	if err != nil {
 		s.fail(w, err)
 	}
+}
+
+func (s *Server) judge(w http.ResponseWriter, r *http.Request, h handler, body []byte) error {
+	done, err := s.admission.turn(r.Context())
+	if err != nil {
+		return err
+	}
+	defer done()
+	return h(s, w, r, body)
 }
 
 // route finds the handler for a path below the issuer's URL. It compares whole texts, so that nothing in

@@ -6,12 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 
 	"cloister.dev/cloister/attest/client"
-	"cloister.dev/cloister/attest/request"
 	"cloister.dev/cloister/evidence"
 )
 
@@ -20,22 +18,6 @@ func requestID() string {
 	var id [24]byte
 	_, _ = rand.Read(id[:]) // crypto/rand.Read never fails
 	return fmt.Sprintf("00-%s-%s-00", hex.EncodeToString(id[:16]), hex.EncodeToString(id[16:]))
-}
-
-// readBody reads a bounded body. Compressed bodies are refused: their size says nothing.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
-		return nil, evidence.Refuse(evidence.CodeParse, "Content-Encoding", enc, "none")
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, request.MaxBody))
-	var large *http.MaxBytesError
-	if errors.As(err, &large) {
-		return nil, evidence.Refuse(evidence.CodeParse, "body", fmt.Sprintf("more than %d bytes", large.Limit), fmt.Sprintf("at most %d bytes", large.Limit))
-	}
-	if err != nil {
-		return nil, evidence.Refuse(evidence.CodeParse, "body", "ended early", "a whole body")
-	}
-	return body, nil
 }
 
 func checkMedia(r *http.Request, want string) error {
@@ -76,6 +58,9 @@ func (s *Server) fail(w http.ResponseWriter, err error) {
 		return
 	}
 	status, code := statusOf(err, refusal.Code)
+	if status == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", "1")
+	}
 	if status == http.StatusServiceUnavailable {
 		s.log.Error("no verdict", "error", err.Error())
 		w.Header().Set("Retry-After", "5")
@@ -86,7 +71,10 @@ func (s *Server) fail(w http.ResponseWriter, err error) {
 func statusOf(err error, code evidence.Code) (int, string) {
 	var f forbidden
 	var p policyText
+	var b tooBusy
 	switch {
+	case errors.As(err, &b):
+		return http.StatusTooManyRequests, "TooManyRequests"
 	case errors.As(err, &f):
 		return http.StatusForbidden, "Forbidden"
 	case code == evidence.CodeAuthz:

@@ -17,7 +17,7 @@ type metrics struct {
 	tokens   *prometheus.CounterVec
 }
 
-func newMetrics() *metrics {
+func newMetrics(a *admission) *metrics {
 	reg := prometheus.NewRegistry()
 	m := &metrics{
 		handler:  promhttp.HandlerFor(reg, promhttp.HandlerOpts{}),
@@ -25,7 +25,13 @@ func newMetrics() *metrics {
 		seconds:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "cloister_attest_request_seconds", Help: "Time to answer, by route."}, []string{"route"}),
 		tokens:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cloister_attest_tokens_total", Help: "Tokens and certificates by kind, root and result (issued, or the code of the refusal)."}, []string{"kind", "root", "result"}),
 	}
-	reg.MustRegister(m.requests, m.seconds, m.tokens)
+	gauge := func(name, help string, v func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, v)
+	}
+	reg.MustRegister(m.requests, m.seconds, m.tokens,
+		gauge("cloister_attest_buffered_bytes", "Bytes of request bodies in memory.", func() float64 { return float64(a.buffered.Load()) }),
+		gauge("cloister_attest_waiting_requests", "Requests that wait for their turn.", func() float64 { return float64(a.waiting.Load()) }),
+		gauge("cloister_attest_busy_requests", "Requests that are judged.", func() float64 { return float64(len(a.busy)) }))
 	return m
 }
 

@@ -58,7 +58,10 @@ type Log struct {
 	f    *os.File
 	seq  uint64
 	prev [32]byte
-	bad  error // an append that failed half-way: nothing more is written
+	bad  error // a write that failed half-way: nothing more is written
+
+	next    *batch // what the next write takes; nil: nothing
+	writing bool   // a goroutine is in write
 }
 
 // Open reads a log through, checks its chain, and readies it for appending. A last line without its
@@ -117,28 +120,77 @@ func (l *Log) check(raw []byte) error {
 	return nil
 }
 
-// Append writes an entry and syncs it. Callers answer only after it: what is not in the log did not happen.
+// batch is lines that are written and synced together.
+type batch struct {
+	lines []byte
+	done  chan struct{}
+	err   error // set before done is closed
+}
+
+// Append writes an entry and syncs it. Callers answer only after it: what is not in the log did not happen. Entries
+// of callers that come while the disk is busy are written together.
 func (l *Log) Append(e Entry) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.bad != nil {
-		return fmt.Errorf("transparency log: an earlier write failed: %w", l.bad)
-	}
-	raw, err := json.Marshal(line{Seq: l.seq + 1, Prev: hex.EncodeToString(l.prev[:]), Entry: e})
+	b, err := l.enqueue(e)
 	if err != nil {
 		return fmt.Errorf("transparency log: %w", err)
 	}
-	if len(raw) >= maxLine {
-		return fmt.Errorf("transparency log: a line of %d bytes", len(raw))
+	<-b.done
+	if b.err != nil {
+		return fmt.Errorf("transparency log: %w", b.err)
 	}
-	_, err = l.f.Write(append(raw, '\n'))
-	if err = errors.Join(err, l.f.Sync()); err != nil {
-		l.bad = err
-		return fmt.Errorf("transparency log: %w", err)
+	return nil
+}
+
+func (l *Log) enqueue(e Entry) (*batch, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.bad != nil {
+		return nil, fmt.Errorf("an earlier write failed: %w", l.bad)
+	}
+	raw, err := json.Marshal(line{Seq: l.seq + 1, Prev: hex.EncodeToString(l.prev[:]), Entry: e})
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) >= maxLine {
+		return nil, fmt.Errorf("a line of %d bytes", len(raw))
 	}
 	l.seq, l.prev = l.seq+1, sha256.Sum256(raw)
-	afterLine.Hit()
-	return nil
+	if l.next == nil {
+		l.next = &batch{done: make(chan struct{})}
+	}
+	b := l.next
+	b.lines = append(append(b.lines, raw...), '\n')
+	if !l.writing {
+		l.writing = true
+		go l.write()
+	}
+	return b, nil
+}
+
+// write writes batches until there are none.
+func (l *Log) write() {
+	for {
+		l.mu.Lock()
+		b, bad := l.next, l.bad
+		l.next = nil
+		l.writing = b != nil
+		l.mu.Unlock()
+		if b == nil {
+			return
+		}
+		if b.err = bad; bad == nil { // lines behind one that failed would not follow from the file
+			_, err := l.f.Write(b.lines)
+			b.err = errors.Join(err, l.f.Sync())
+		}
+		if b.err != nil {
+			l.mu.Lock()
+			l.bad = b.err
+			l.mu.Unlock()
+		} else {
+			afterLine.Hit()
+		}
+		close(b.done)
+	}
 }
 
 // Close ends the log.

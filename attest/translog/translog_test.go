@@ -2,6 +2,7 @@ package translog
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -93,5 +94,47 @@ func TestTwoProcesses(t *testing.T) {
 	}
 	if err := l.Append(Entry{}); err == nil || !strings.Contains(err.Error(), "earlier") {
 		t.Errorf("SVC-35: after a failed write: %v", err)
+	}
+}
+
+// Entries that come together are written together, each once and in a chain that holds.
+func TestTogether(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	l, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for n := range 200 {
+		all.Go(func() {
+			if err := l.Append(Entry{Event: "token-issued", TokenID: fmt.Sprint(n)}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 200 {
+		if c := strings.Count(string(raw), fmt.Sprintf(`"jti":"%d"`, n)); c != 1 {
+			t.Errorf("entry %d stands %d times", n, c)
+		}
+	}
+	if l, err = Open(path); err != nil {
+		t.Fatalf("the chain: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Append(Entry{Event: "x"}); err == nil {
+		t.Error("SVC-35 an entry that could not be written was acknowledged")
+	}
+	if err := l.Append(Entry{Event: "x"}); err == nil {
+		t.Error("SVC-35 an entry behind one that could not be written was acknowledged")
 	}
 }
