@@ -1,6 +1,6 @@
-// Package anchor names the roots that a chain of SNP certificates may end at.
+// Package anchor names the roots that certificates of SNP chips and of Intel platforms may end at.
 //
-// It is internal to evidence: only sevsnp (AMD's roots) and soft (roots that the relying party named) make
+// It is internal to evidence: only sevsnp and dcap (AMD's and Intel's roots) and soft (roots that the relying party named) make
 // anchors, and each calls the shared chain code with its own. So no caller can pass off one root as another.
 package anchor
 
