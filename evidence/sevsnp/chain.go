@@ -128,7 +128,7 @@ func verifyChain(c Chain, kind SigningKey, a anchor.Anchor, o Options) (*verifie
 		return nil, refuseChain("key of the "+kind.String(), c.Leaf.PublicKeyAlgorithm.String(), "ECDSA on P-384")
 	}
 	o.Chains.keep(c)
-	checked, err := checkRevocation(c, o)
+	checked, err := checkRevocation(c, kind, claims.product, o)
 	if err != nil {
 		return nil, err
 	}

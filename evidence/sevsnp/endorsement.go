@@ -121,6 +121,6 @@ func checkAuthorities(p Product, kind SigningKey, intermediate, root *x509.Certi
 				link.child.NotBefore.UTC().Format(time.RFC3339)+" to "+link.child.NotAfter.UTC().Format(time.RFC3339))
 		}
 	}
-	_, err := checkRevocation(Chain{Leaf: intermediate, Intermediate: intermediate, Root: root}, o)
+	_, err := checkRevocation(Chain{Leaf: intermediate, Intermediate: intermediate, Root: root}, kind, p, o)
 	return err
 }

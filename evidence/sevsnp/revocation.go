@@ -6,6 +6,7 @@ import (
 	"encoding/asn1"
 	"math/big"
 	"slices"
+	"strings"
 	"time"
 
 	"cloister.dev/cloister/evidence"
@@ -16,11 +17,11 @@ import (
 // Rules. Lists are signed by the root (ARK), never by the ASK. No list: revocation was not consulted, which is an answer of
 // its own (Authentic.RevocationChecked) and refused where o.RequireCRL says so. What any list of this root revokes is
 // revoked, be the list stale. AMD gives out one list for VCEKs and one for VLEKs, both of one root: a list that names where
-// it is given out counts as consulted only where the ASK or ASVK points there. Lists of other roots are passed over, but
+// it is given out counts as consulted only for the kind of key that this is for. Lists of other roots are passed over, but
 // where lists were given and none counts, nothing was consulted, and that is "unavailable", as is a list that is stale,
 // from the future or without an end.
 // Serial number 0, which all VCEKs and VLEKs share, is never looked up.
-func checkRevocation(c Chain, o Options) (bool, error) {
+func checkRevocation(c Chain, kind SigningKey, product Product, o Options) (bool, error) {
 	unavailable := func(got, want string) (bool, error) {
 		return false, evidence.Refuse(evidence.CodeUnavailable, "revocation list", got, want)
 	}
@@ -52,8 +53,7 @@ func checkRevocation(c Chain, o Options) (bool, error) {
 				}
 			}
 		}
-		if issuer := c.Intermediate.CRLDistributionPoints; len(points) > 0 && len(issuer) > 0 &&
-			!slices.ContainsFunc(points, func(p string) bool { return slices.Contains(issuer, p) }) {
+		if len(points) > 0 && !slices.ContainsFunc(points, func(p string) bool { return strings.HasSuffix(p, listPath(kind, product)) }) {
 			continue
 		}
 		at := o.At.UTC()
@@ -71,6 +71,11 @@ func checkRevocation(c Chain, o Options) (bool, error) {
 		return unavailable("only lists of other roots, or of the other kind of key", "one of "+c.Root.Subject.CommonName+" for certificates of "+c.Intermediate.Subject.CommonName)
 	}
 	return true, nil
+}
+
+// listPath is the path at which AMD gives out the list for a kind of key: VCEK and VLEK interface specification, "Get CRL".
+func listPath(kind SigningKey, product Product) string {
+	return "/" + strings.ToLower(kind.String()) + "/v1/" + string(product) + "/crl"
 }
 
 // oidIssuingDistributionPoint is that of RFC 5280, section 5.2.5, which makes the extension critical.

@@ -62,7 +62,6 @@ func (v *Vendor) Authority(t testing.TB, cn string, serial int64, pub crypto.Pub
 	t.Helper()
 	tmpl := &x509.Certificate{Subject: name(cn), SerialNumber: big.NewInt(serial), NotBefore: v.NotBefore, NotAfter: v.NotAfter,
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SignatureAlgorithm: x509.SHA384WithRSAPSS}
-	tmpl.CRLDistributionPoints = []string{v.ListAddress(cn == "SEV-VLEK-"+string(v.Product))}
 	if parent == nil {
 		parent = tmpl
 	}
