@@ -34,6 +34,8 @@ import (
 // SigningKeysFile, in the state folder, holds what init data pin: the key that signs answers. It is also
 // answered at SigningKeysPath, where it proves nothing by itself.
 const (
+	AuditFile       = "audit.jsonl" // in the state folder
+	AuditHeadsFile  = "audit.heads" // beside it: signed heads, a compact JWS on each line
 	SigningKeysFile = "signing-keys.json"
 	SigningKeysPath = "/cloister/signing-keys"
 )
@@ -87,7 +89,7 @@ func New(ctx context.Context, c Config, env Environment, logger *slog.Logger) (_
 		return nil, err
 	}
 	if env.Audit == nil {
-		if s.audit, err = audit.Open(filepath.Join(c.StateDir, "audit.jsonl"), env.Now); err != nil {
+		if s.audit, err = audit.Open(filepath.Join(c.StateDir, AuditFile), env.Now); err != nil {
 			return nil, err
 		}
 		env.Audit = s.audit
@@ -98,6 +100,11 @@ func New(ctx context.Context, c Config, env Environment, logger *slog.Logger) (_
 	}
 	if err := s.publish(signer, c.StateDir); err != nil {
 		return nil, err
+	}
+	if s.audit != nil {
+		if err := s.audit.SignHeads(filepath.Join(c.StateDir, AuditHeadsFile), signer.Sign); err != nil {
+			return nil, err
+		}
 	}
 	days := c.SoftDeleteDays
 	if days == 0 {
@@ -140,17 +147,24 @@ func (s *Service) Handler() http.Handler { return s.handler }
 // SigningKeys are the keys that sign answers.
 func (s *Service) SigningKeys() []initdata.SigningKey { return s.public.SigningKeys }
 
-// Sweep destroys the keys whose time as deleted keys is over.
-func (s *Service) Sweep(ctx context.Context) error { return s.api.Sweep(ctx) }
+// Sweep does what is due: rotations, the destruction of keys whose time as deleted keys is over, and a head of the audit log.
+func (s *Service) Sweep(ctx context.Context) error {
+	err := s.api.Sweep(ctx)
+	if s.audit != nil {
+		err = errors.Join(err, s.audit.Head())
+	}
+	return err
+}
 
 // Close closes the files.
 func (s *Service) Close() error {
 	var errs []error
-	if s.backend != nil {
-		errs = append(errs, s.backend.Close())
-	}
+	// The log first: its last head is signed by a key of the backend.
 	if s.audit != nil {
 		errs = append(errs, s.audit.Close())
+	}
+	if s.backend != nil {
+		errs = append(errs, s.backend.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -27,7 +27,7 @@ func main() {
 func command() *cobra.Command {
 	root := &cobra.Command{Use: "cloister-keys", Short: "Keep keys, and release them to attested VMs", SilenceUsage: true, SilenceErrors: true}
 	var file string
-	run := &cobra.Command{Use: "run", Short: "Serve in the foreground", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	run := &cobra.Command{Use: "serve", Aliases: []string{"run"}, Short: "Serve in the foreground", Example: "  cloister-keys serve --config keys.yaml", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		c, err := keys.Load(file)
 		if err != nil {
 			return err
@@ -50,7 +50,7 @@ func command() *cobra.Command {
 		fmt.Fprintln(cmd.OutOrStdout(), "ok")
 		return nil
 	}})
-	root.AddCommand(run, config, &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Run: func(cmd *cobra.Command, _ []string) {
+	root.AddCommand(run, newAudit(), config, &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Run: func(cmd *cobra.Command, _ []string) {
 		version := "unknown"
 		if info, ok := debug.ReadBuildInfo(); ok {
 			version = info.Main.Version

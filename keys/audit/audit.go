@@ -1,8 +1,9 @@
 // Package audit keeps the record of what the key keeper gave and refused.
 //
 // An entry is one line of JSON, flushed to disk before the answer it is about goes out: where it cannot be
-// written, nothing is released. Each line holds the SHA-256 of the line before, so that a line that was
-// changed or taken out later shows.
+// written, nothing is released. Callers that write at the same time share a flush. Each line holds the SHA-256 of the
+// line before, so that a line that was changed or taken out later shows; signed heads, in a file beside it, show
+// a log that was cut off at its end.
 package audit
 
 import (
@@ -58,11 +59,17 @@ func Digest(s string) string {
 
 // Log is an audit log in a file.
 type Log struct {
-	mu       sync.Mutex
+	now func() time.Time
+
+	mu       sync.Mutex // of what follows
 	f        *os.File
-	now      func() time.Time
-	previous string
+	lines    uint64 // written, not all of them flushed
+	previous string // digest of the last line
 	broken   error
+	heads    *heads
+
+	flushing sync.Mutex // held by who flushes; the others find their line flushed when they get it
+	flushed  uint64     // lines that are on disk
 }
 
 // maxLine bounds a line when the log is read again, in bytes.
@@ -87,7 +94,9 @@ func (l *Log) readOn(path string) error {
 	sc.Buffer(nil, maxLine)
 	for sc.Scan() {
 		last = append(last[:0], sc.Bytes()...)
+		l.lines++
 	}
+	l.flushed = l.lines
 	if err := sc.Err(); err != nil {
 		return err
 	}
@@ -120,26 +129,61 @@ func (l *Log) readOn(path string) error {
 // Write adds an entry and returns nil when it is on disk. Time and Previous are filled in here. After a write
 // that failed the log takes no more: part of a line may be there, and the process must begin again.
 func (l *Log) Write(e Entry) error {
+	n, err := l.append(e)
+	if err != nil {
+		return err
+	}
+	if err := l.flush(n); err != nil {
+		return err
+	}
+	afterEntry.Hit()
+	if n%headEvery == 0 {
+		return l.Head()
+	}
+	return nil
+}
+
+// append adds a line and gives its number, from 1. It is not on disk yet.
+func (l *Log) append(e Entry) (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.broken != nil {
-		return unavailable(l.broken)
+		return 0, unavailable(l.broken)
 	}
 	e.Time, e.Previous = l.now().UTC().Format(time.RFC3339Nano), l.previous
 	line, err := json.Marshal(e)
 	if err != nil {
-		return unavailable(err)
+		return 0, unavailable(err)
 	}
 	if _, err := l.f.Write(append(line, '\n')); err != nil {
 		l.broken = err
-		return unavailable(err)
+		return 0, unavailable(err)
 	}
-	if err := l.f.Sync(); err != nil {
-		l.broken = err
-		return unavailable(err)
-	}
-	afterEntry.Hit()
 	l.previous = Digest(string(line))
+	l.lines++
+	return l.lines, nil
+}
+
+// flush returns when line n is on disk. One flush serves all the lines that were written before it began.
+func (l *Log) flush(n uint64) error {
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	if l.flushed >= n {
+		return nil
+	}
+	l.mu.Lock()
+	f, upTo, broken := l.f, l.lines, l.broken
+	l.mu.Unlock()
+	if broken != nil {
+		return unavailable(broken)
+	}
+	if err := f.Sync(); err != nil {
+		l.mu.Lock()
+		l.broken = err
+		l.mu.Unlock()
+		return unavailable(err)
+	}
+	l.flushed = upTo
 	return nil
 }
 
@@ -147,5 +191,13 @@ func unavailable(err error) error {
 	return evidence.Refuse(evidence.CodeUnavailable, "audit log", err.Error(), "an entry on disk before any answer")
 }
 
-// Close closes the file.
-func (l *Log) Close() error { return l.f.Close() }
+// Close signs a last head and closes the files.
+func (l *Log) Close() error {
+	err := l.Head()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.heads != nil {
+		err = errors.Join(err, l.heads.f.Close())
+	}
+	return errors.Join(err, l.f.Close())
+}
