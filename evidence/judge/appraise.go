@@ -126,6 +126,7 @@ func (r rule) String() string {
 }
 
 func (h *hearing) unsaid(name string) {
+	h.silent[name] = true
 	got, ok := h.claims[name]
 	if !ok {
 		got = "a value"
@@ -156,6 +157,9 @@ func (h *hearing) appraiseSNP(_ Expect, w *wants) {
 func (h *hearing) add(a evidence.Appraisal) {
 	for _, c := range a.Checks {
 		c.Claim = kebab(c.Claim)
+		if c.Result == evidence.NotAsked && h.silent[c.Claim] {
+			continue // a check that failed says so already
+		}
 		h.checks = append(h.checks, c)
 	}
 }
@@ -172,28 +176,35 @@ func (h *hearing) appraiseNonce(e Expect) {
 	case e.nonce == nil && e.waived(nameNonce):
 		h.checks = append(h.checks, evidence.Any[string]().Check(nameNonce, "freshness", hex.EncodeToString(ev.TPM.Quote.ExtraData)))
 	case e.nonce == nil:
-		h.claims[nameNonce] = hex.EncodeToString(ev.TPM.Quote.ExtraData)
-		h.unsaid(nameNonce)
-		delete(h.claims, nameNonce)
+		h.checks = append(h.checks, evidence.Check{Claim: nameNonce, Got: hex.EncodeToString(ev.TPM.Quote.ExtraData), Want: unsaid, Rule: ruleExpected})
 	default:
-		if err := h.answers(e.nonce); err != nil {
-			h.failed(nameNonce, "freshness", err)
+		if !h.answers(e.nonce) {
+			h.checks = append(h.checks, evidence.Check{Claim: nameNonce, Got: h.answered(), Want: hex.EncodeToString(e.nonce), Rule: "freshness"})
 			return
 		}
 		h.met(nameNonce, hex.EncodeToString(e.nonce), hex.EncodeToString(e.nonce), "freshness")
 	}
 }
 
-func (h *hearing) answers(nonce []byte) error {
+// answers tells whether the evidence answers a challenge: the quote carries it, or in a bundle its digest.
+func (h *hearing) answers(nonce []byte) bool {
 	ev := h.Evidence
-	want := nonce
 	if ev.Form == envelope.FormBundle {
-		if subtle.ConstantTimeCompare(ev.Nonce, nonce) != 1 {
-			return evidence.Refuse(evidence.CodeBinding, "", hex.EncodeToString(ev.Nonce), hex.EncodeToString(nonce))
-		}
-		want = vtpm.NonceFor(nonce)
+		return subtle.ConstantTimeCompare(ev.Nonce, nonce) == 1 && ev.TPM.Quote.CheckNonce(vtpm.NonceFor(nonce)) == nil
 	}
-	return ev.TPM.Quote.CheckNonce(want)
+	return ev.TPM.Quote.CheckNonce(nonce) == nil
+}
+
+// answered is the challenge that the evidence answers.
+func (h *hearing) answered() string {
+	ev := h.Evidence
+	switch {
+	case ev.Form != envelope.FormBundle:
+		return hex.EncodeToString(ev.TPM.Quote.ExtraData)
+	case ev.TPM.Quote.CheckNonce(vtpm.NonceFor(ev.Nonce)) == nil:
+		return hex.EncodeToString(ev.Nonce)
+	}
+	return "a quote that does not answer the bundle's own nonce"
 }
 
 func (h *hearing) appraiseRuntime(w *wants) {

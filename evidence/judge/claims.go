@@ -62,7 +62,7 @@ func (h *hearing) tellSNP(r *sevsnp.Report) {
 		bit  sevsnp.PlatformInfo
 	}{
 		{"smt", sevsnp.PlatformSMT}, {"tsme", sevsnp.PlatformTSME}, {"ecc", sevsnp.PlatformECC}, {"rapl-disabled", sevsnp.PlatformRAPLDisabled},
-		{"ciphertext-hiding", sevsnp.PlatformCiphertextHiding}, {"alias-check", sevsnp.PlatformAliasCheck}, {"tio", sevsnp.PlatformTIO},
+		{"ciphertext-hiding", sevsnp.PlatformCiphertextHiding}, {"alias-check", sevsnp.PlatformAliasCheck}, {"iommu-write-safe", sevsnp.PlatformIOMMUWriteSafe}, {"tio", sevsnp.PlatformTIO},
 	} {
 		say("platform-"+b.name, r.PlatformInfo.Has(b.bit))
 	}
@@ -101,7 +101,7 @@ func (h *hearing) tellSNP(r *sevsnp.Report) {
 	}
 	say("current-firmware", r.Current.String())
 	say("committed-firmware", r.Committed.String())
-	if r.Version >= 5 {
+	if r.Version >= 4 {
 		say("launch-mitigations", fmt.Sprintf("0x%x", r.LaunchMitigations))
 		say("current-mitigations", fmt.Sprintf("0x%x", r.CurrentMitigations))
 	}

@@ -82,6 +82,16 @@ func (e *Expect) Nonce(want []byte) error {
 	return nil
 }
 
+// said tells whether a claim has an expectation already.
+func (e *Expect) said(name string) bool {
+	switch name {
+	case nameNonce:
+		return e.nonce != nil
+	default:
+		return e.rules[name].op != ""
+	}
+}
+
 // Any accepts whatever the named claims are. "all" stands for all that must be said something of. What is judged by a
 // safe default can't be named.
 func (e *Expect) Any(names ...string) error {
@@ -92,7 +102,7 @@ func (e *Expect) Any(names ...string) error {
 			continue
 		case !slices.Contains(AnyNames(), name):
 			return mistake("any", fmt.Sprintf("%.64q", name), "all, or some of "+strings.Join(AnyNames(), ", "))
-		case e.rules[name].op != "" || name == nameNonce && e.nonce != nil:
+		case e.said(name):
 			return mistake(name, "named twice", "one expectation")
 		}
 		if e.anyOf == nil {

@@ -136,6 +136,7 @@ var snpFields = []field{
 	bits("platform-rapl-disabled", inSNP, free, func(w *wants) *evidence.Expectation[bool] { return &w.snp.PlatformRAPLDisabled }),
 	bits("platform-ciphertext-hiding", inSNP, free, func(w *wants) *evidence.Expectation[bool] { return &w.snp.PlatformCiphertextHiding }),
 	bits("platform-alias-check", inSNP, free, func(w *wants) *evidence.Expectation[bool] { return &w.snp.PlatformAliasCheck }),
+	bits("platform-iommu-write-safe", inSNP, free, func(w *wants) *evidence.Expectation[bool] { return &w.snp.PlatformIOMMUWriteSafe }),
 	bits("platform-tio", inSNP, free, func(w *wants) *evidence.Expectation[bool] { return &w.snp.PlatformTIO }),
 	of("launch-mitigations", inSNP, free, func(w *wants) *evidence.Expectation[uint64] { return &w.snp.LaunchMitigations }, readWord, hasBits),
 	of("current-mitigations", inSNP, free, func(w *wants) *evidence.Expectation[uint64] { return &w.snp.CurrentMitigations }, readWord, hasBits),

@@ -1,6 +1,8 @@
 package judge
 
 import (
+	"bytes"
+	"crypto/x509"
 	"errors"
 
 	"cloister.dev/cloister/evidence"
@@ -55,6 +57,9 @@ func (h *hearing) hardware() {
 
 func (h *hearing) hearSNP() {
 	chain, err := h.set.SNPChain(h.Evidence.SNP)
+	if forged, ok := h.offered(); err != nil && ok {
+		chain, err = forged, nil
+	}
 	if err != nil {
 		h.failed(checkChain, ruleAuthentic, err)
 		return
@@ -115,4 +120,41 @@ func rootNames(r Roots) string {
 		out += string(n)
 	}
 	return out
+}
+
+// offered is the chain of a certificate that was offered as the report's and is of no use as that: the only one that is no
+// authority, with whoever it names as its issuer. It is tried so that a forged certificate is refused rather than
+// called missing; package sevsnp judges it as any other.
+func (h *hearing) offered() (sevsnp.Chain, bool) {
+	var c sevsnp.Chain
+	var all []*x509.Certificate
+	for _, i := range h.set.Items() {
+		if i.Certificate == nil {
+			continue
+		}
+		all = append(all, i.Certificate)
+		if !i.Certificate.IsCA {
+			if c.Leaf != nil {
+				return c, false
+			}
+			c.Leaf = i.Certificate
+		}
+	}
+	if c.Leaf == nil {
+		return c, false
+	}
+	for _, x := range all {
+		if bytes.Equal(x.RawSubject, c.Leaf.RawIssuer) {
+			c.Intermediate = x
+		}
+	}
+	if c.Intermediate == nil {
+		return c, false
+	}
+	for _, x := range all {
+		if bytes.Equal(x.RawSubject, c.Intermediate.RawIssuer) {
+			c.Root = x
+		}
+	}
+	return c, c.Root != nil
 }

@@ -10,12 +10,12 @@
 package judge
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"time"
 
@@ -93,7 +93,7 @@ func endorsements(ev *envelope.Evidence, files []File) (*collateral.Set, []crypt
 	}
 	if ev != nil {
 		for n, raw := range ev.Certificates {
-			if err := set.Add(fmt.Sprintf("certificate %d of the evidence", n+1), bytes.TrimSpace(raw)); err != nil {
+			if err := set.Add(fmt.Sprintf("certificate %d of the evidence", n+1), raw); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -143,8 +143,9 @@ type hearing struct {
 	snp    *snpPart
 	tdx    *tdxPart
 	sgx    *sgxPart
-	bound  bool // the HCL report's hardware report is about its claims
-	quoted bool // the quote is by the key of the claims, over the PCRs given
+	silent map[string]bool // claims of which nothing was said though it must be
+	bound  bool            // the HCL report's hardware report is about its claims
+	quoted bool            // the quote is by the key of the claims, over the PCRs given
 }
 
 func hear(in Input) (*hearing, error) {
@@ -156,7 +157,7 @@ func hear(in Input) (*hearing, error) {
 	case len(in.Roots.names()) == 0:
 		return nil, evidence.Refuse(evidence.CodePolicy, "roots of trust", "none", "at least one")
 	}
-	h := &hearing{Input: in, claims: map[string]any{}, kind: in.Evidence.Kind}
+	h := &hearing{Input: in, claims: map[string]any{}, silent: map[string]bool{}, kind: in.Evidence.Kind}
 	if _, _, err := endorsements(nil, in.Files); err != nil {
 		return nil, err
 	}
@@ -200,8 +201,15 @@ func (h *hearing) met(claim, got, want, rule string) {
 	h.checks = append(h.checks, evidence.Passed(claim, got, want, rule))
 }
 
+// failed notes an error. The name of the check stays as it is, so that programs can look for it: which field of it was
+// wrong goes before what was got.
 func (h *hearing) failed(claim, rule string, err error) {
-	h.checks = append(h.checks, evidence.Failed(claim, rule, err))
+	c := evidence.Failed(claim, rule, err)
+	var r *evidence.Refusal
+	if errors.As(err, &r) && r.Field != "" {
+		c.Claim, c.Got = claim, r.Field+": "+r.Got
+	}
+	h.checks = append(h.checks, c)
 }
 
 // lacking notes something that could not be had.

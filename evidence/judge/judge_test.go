@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -251,6 +252,21 @@ func TestVerifyWithVTPM(t *testing.T) {
 	})
 }
 
+// TestCertificatesAreTakenWhole: DER may end in bytes that are white space in texts.
+func TestCertificatesAreTakenWhole(t *testing.T) {
+	v := judgetest.New(t)
+	for tries := 0; !strings.ContainsAny(string(v.Chip.Chain.Leaf.Raw[len(v.Chip.Chain.Leaf.Raw)-1:]), " \t\r\n"); tries++ {
+		if tries > 5000 {
+			t.Fatal("no certificate ends so")
+		}
+		v.Chip = v.Chip.Vendor.Chip(t, v.Chip.TCB, nil)
+	}
+	if j := mustInspect(t, input(t, v, v.Azure(t, judgetest.Nonce, nil))); !j.Authentic {
+		show(t, j)
+		t.Error("not authentic")
+	}
+}
+
 func TestVerifyBundle(t *testing.T) {
 	v := judgetest.New(t)
 	x := launch.Expected{Version: launch.ExpectedVersion, Kind: bundle.Kind, Roots: []evidence.RootKind{evidence.RootSoftware}, Measurement: []string{hexOf(judgetest.Measurement[:])},
@@ -485,6 +501,32 @@ func TestEveryExpectationDecides(t *testing.T) {
 				t.Errorf("verdict %s", j.Verdict)
 			}
 		})
+	}
+}
+
+// TestEveryClaimCanBeExpected: whatever a verdict compares, a document can speak of, under the same name, and it is told.
+func TestEveryClaimCanBeExpected(t *testing.T) {
+	v := judgetest.New(t)
+	var e judge.Expect
+	if err := e.Any("all"); err != nil {
+		t.Fatal(err)
+	}
+	in := input(t, v, v.Report(t, reportData, nil))
+	authenticity := map[string]bool{"root": true, "kind": true}
+	for _, c := range mustInspect(t, in).Checks {
+		authenticity[c.Claim] = true
+	}
+	seen := 0
+	for _, c := range verify(t, in, e).Checks {
+		if !authenticity[c.Claim] {
+			seen++
+			if !slices.Contains(judge.Names(), c.Claim) {
+				t.Errorf("%s is compared, and can't be expected", c.Claim)
+			}
+		}
+	}
+	if seen < 30 {
+		t.Errorf("%d claims compared", seen)
 	}
 }
 
