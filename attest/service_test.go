@@ -49,6 +49,7 @@ type world struct {
 	http      *http.Client
 	// certificate is the test server's own.
 	certificate *x509.Certificate
+	handler     http.Handler
 }
 
 // Making keys is slow, so tests share one software CPU and one vendor with AMD's names.
@@ -107,6 +108,7 @@ func newWorld(t testing.TB) *world {
 	server := httptest.NewTLSServer(s.Handler)
 	t.Cleanup(func() { server.Close(); s.Close() })
 	w.url, w.http, w.certificate = server.URL, server.Client(), server.Certificate()
+	w.handler = s.Handler
 	w.authority = readAuthority(t, filepath.Join(c.StateDir, "software.public.json"))
 	return w
 }
