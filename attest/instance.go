@@ -20,6 +20,7 @@ type Instance struct {
 	// Exactly one of these says what it stands for.
 	Hardware *Hardware `json:"hardware,omitempty"`
 	Software *Software `json:"software,omitempty"`
+	External *External `json:"external,omitempty"`
 	// TrustMode is "AAD" (the default: whoever has the role sets policies) or "Isolated" (only a policy signed by one
 	// of PolicySigners counts).
 	TrustMode string `json:"trustMode,omitempty"`
@@ -108,6 +109,8 @@ func (i Instance) url() string {
 		return i.Hardware.Issuer
 	case i.Software != nil:
 		return i.Software.Issuer
+	case i.External != nil:
+		return i.External.Issuer
 	}
 	return ""
 }
@@ -124,8 +127,14 @@ func (i placed) validate() (mistakes []error) {
 	if !nameForm.MatchString(i.Name) {
 		add(".name: %q, want 1 to 40 small letters, digits and hyphens, a letter first", i.Name)
 	}
-	if (i.Hardware == nil) == (i.Software == nil) {
-		add(": want either hardware or software")
+	kinds := 0
+	for _, there := range []bool{i.Hardware != nil, i.Software != nil, i.External != nil} {
+		if there {
+			kinds++
+		}
+	}
+	if kinds != 1 {
+		add(": %d of hardware, software and external, want exactly one of them", kinds)
 	}
 	mistakes = append(mistakes, checkIssuer(i.field+".issuer", i.url()))
 	if first, _, _ := strings.Cut(strings.TrimPrefix(path(i.url()), "/"), "/"); slices.Contains(reserved, first) {
@@ -133,6 +142,7 @@ func (i placed) validate() (mistakes []error) {
 	}
 	mistakes = append(mistakes, i.Hardware.validate(i.field)...)
 	mistakes = append(mistakes, i.Software.validate(i.field)...)
+	mistakes = append(mistakes, i.External.validate(i.field)...)
 	switch mode := api.TrustMode(i.TrustMode); {
 	case mode != "" && mode != api.TrustAAD && mode != api.TrustIsolated:
 		add(".trustMode: %q, want %s or %s", i.TrustMode, api.TrustAAD, api.TrustIsolated)

@@ -98,14 +98,11 @@ func (s *Service) open(c Config, now func() time.Time, logger *slog.Logger, chal
 		all = append(all, list...)
 	}
 	for _, i := range c.issuers() {
-		roots := appraise.Software(software[i.Name])
-		if i.Hardware != nil {
-			var err error
-			if roots, err = i.Hardware.roots(all); err != nil {
-				return fmt.Errorf("%s: %w", i.field, err)
-			}
+		judge, err := evaluator(i, software[i.Name], all)
+		if err != nil {
+			return fmt.Errorf("%s: %w", i.field, err)
 		}
-		p, err := newProvider(c, i, appraise.New(roots), s.log, now())
+		p, err := newProvider(c, i, judge, s.log, now())
 		if err != nil {
 			return fmt.Errorf("%s: %w", i.field, err)
 		}
@@ -120,6 +117,18 @@ func (s *Service) open(c Config, now func() time.Time, logger *slog.Logger, chal
 	}
 	s.Handler = h
 	return nil
+}
+
+// evaluator makes what judges for one issuer: own are its software roots, all those that the installation has.
+func evaluator(i placed, own, all []soft.Root) (api.Evaluator, error) {
+	switch {
+	case i.External != nil:
+		return i.External.verifier()
+	case i.Hardware != nil:
+		roots, err := i.Hardware.roots(all)
+		return appraise.New(roots), err
+	}
+	return appraise.New(appraise.Software(own)), nil
 }
 
 func readRoots(files []string) ([]soft.Root, error) {

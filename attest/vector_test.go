@@ -13,8 +13,9 @@ import (
 	"cloister.dev/cloister/evidence/token"
 )
 
-// Evidence of a real SEV-SNP VM gets a token of the hardware issuer, and none of the software issuer.
-func TestRealHardware(t *testing.T) {
+// realReport is evidence of a real SEV-SNP VM of Azure.
+func realReport(t *testing.T) client.SevSnpVM {
+	t.Helper()
 	dir := os.Getenv("CLOISTER_VECTORS")
 	if dir == "" {
 		dir = "../../shared/vectors"
@@ -35,13 +36,18 @@ func TestRealHardware(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, err := sevsnp.ParseChain(chainPEM)
+	return client.SevSnpVM{Report: report.Hardware, ChainPEM: chainPEM, RuntimeData: report.Claims, Nonce: "n"}
+}
+
+// Evidence of a real SEV-SNP VM gets a token of the hardware issuer, and none of the software issuer.
+func TestRealHardware(t *testing.T) {
+	in := realReport(t)
+	chain, err := sevsnp.ParseChain(in.ChainPEM)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := newWorld(t)
 	w.now = chain.Leaf.NotBefore.Add(24 * time.Hour)
-	in := client.SevSnpVM{Report: report.Hardware, ChainPEM: chainPEM, RuntimeData: report.Claims}
 	compact, err := w.client("").SevSnpVM(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +66,7 @@ func TestRealHardware(t *testing.T) {
 		t.Errorf("SVC-22 real hardware at the software issuer: %v", err)
 	}
 	changed := in
-	changed.RuntimeData = append([]byte(" "), report.Claims...)
+	changed.RuntimeData = append([]byte(" "), in.RuntimeData...)
 	if _, err := w.client("").SevSnpVM(t.Context(), changed); evidence.CodeOf(err) != evidence.CodeBinding {
 		t.Errorf("SNP-01 claims written anew: %v", err)
 	}

@@ -119,7 +119,7 @@ func (v *Verifier) SevSnpVM(ctx context.Context, in *request.SevSnpVM, at time.T
 	if err := about(t, want); err != nil {
 		return nil, err
 	}
-	return appraise.Foreign(t, evidence.RootAMD, in.Runtime, in.InitTime), nil
+	return foreign(t, evidence.RootAMD, in.Runtime, in.InitTime)
 }
 
 // TdxVM has a TD quote judged. The quote's body is not parsed here: the digests that bind data to it, and the nonce
@@ -151,7 +151,16 @@ func (v *Verifier) TdxVM(ctx context.Context, in *request.TdxVM, at time.Time) (
 	if err := about(t, want); err != nil {
 		return nil, err
 	}
-	return appraise.Foreign(t, evidence.RootIntel, in.Runtime, in.InitTime), nil
+	return foreign(t, evidence.RootIntel, in.Runtime, in.InitTime)
+}
+
+// foreign takes a token over. One of a verifier like this one says which root it found: a software root is none that
+// anybody named here.
+func foreign(t *token.Token, root evidence.RootKind, runtime, init *request.Data) (*appraise.Result, error) {
+	if said, there := t.Claims["x-cloister-root"]; there && said != string(root) {
+		return nil, evidence.Refuse(evidence.CodePolicy, "external token x-cloister-root", fmt.Sprint(said), string(root)).By("another verifier's software root is not believed")
+	}
+	return appraise.Foreign(t, root, runtime, init), nil
 }
 
 // wireTrustAuthority is the body of Intel Trust Authority's attest call, version 1. Without runtime data it compares

@@ -138,7 +138,7 @@ func snpRequest(t *testing.T) (*request.SevSnpVM, map[string]any) {
 	in.Report = chip.Sign(t, r).Marshal()
 	return in, map[string]any{"x-ms-attestation-type": "sevsnpvm", "x-ms-sevsnpvm-reportdata": hex.EncodeToString(r.ReportData[:]), "x-ms-sevsnpvm-hostdata": hex.EncodeToString(r.HostData[:]),
 		"x-ms-sevsnpvm-launchmeasurement": hex.EncodeToString(r.Measurement[:]), "x-ms-sevsnpvm-reportid": hex.EncodeToString(r.ReportID[:]), "x-ms-sevsnpvm-vmpl": 0, "x-ms-compliance-status": "azure-compliant-cvm",
-		"x-cloister-root": "software", "x-cloister-challenge": "forged", "mine": "forged"}
+		"x-cloister-challenge": "forged", "mine": "forged"}
 }
 
 func TestSevSnpVM(t *testing.T) {
@@ -193,6 +193,7 @@ func TestSevSnpVM(t *testing.T) {
 		{"a token about another launch", change("x-ms-sevsnpvm-launchmeasurement", strings.Repeat("0", 96)), evidence.CodeBinding},
 		{"a token about another VM", change("x-ms-sevsnpvm-reportid", strings.Repeat("1", 64)), evidence.CodeBinding},
 		{"a token of another kind", change("x-ms-attestation-type", "sgx"), evidence.CodeBinding},
+		{"SVC-22 a software root", change("x-cloister-root", "software"), evidence.CodePolicy},
 		{"a claim that is no text", change("x-ms-sevsnpvm-reportdata", 1), evidence.CodeBinding},
 		{"a refusal", reply(400, `{"error":{"code":"PolicyEvaluationError","message":"no"}}`), evidence.CodePolicy},
 		{"SVC-28 too many requests", reply(429, ""), evidence.CodeUnavailable},
