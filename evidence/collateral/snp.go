@@ -3,6 +3,7 @@ package collateral
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/hex"
 	"fmt"
 	"math/big"
@@ -104,16 +105,26 @@ func (s *Set) complete(leaf *x509.Certificate) (sevsnp.Chain, error) {
 	return first, nil
 }
 
-// SNPCRLs gives the revocation lists that can be of AMD's roots, or of a root in their form: all but Intel's. A list is
-// left out when a newer one of the same issuer revokes all that it does; so nothing that was revoked comes back.
+// SNPCRLs gives the revocation lists that can be of AMD's roots, or of a root in their form: all but those signed by ECDSA
+// as Intel's are, unless they have the name of an AMD root, and then package sevsnp says what is wrong with them. A list is
+// left out when a newer one of the same issuer, and given out for the same certificates, revokes all that it does; so
+// nothing that was revoked comes back.
 func (s *Set) SNPCRLs() []*x509.RevocationList {
 	var lists []*x509.RevocationList
 	for _, i := range s.items {
-		if i.CRL != nil && !strings.HasPrefix(i.CRL.Issuer.CommonName, "Intel ") {
+		if i.CRL != nil && (strings.HasPrefix(i.About, "ARK-") || !ecdsaSigned(i.CRL)) {
 			lists = append(lists, i.CRL)
 		}
 	}
 	return current(lists)
+}
+
+func ecdsaSigned(l *x509.RevocationList) bool {
+	switch l.SignatureAlgorithm {
+	case x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
+		return true
+	}
+	return false
 }
 
 // current leaves out the lists that newer ones took the place of.
@@ -122,7 +133,7 @@ func current(lists []*x509.RevocationList) []*x509.RevocationList {
 	for i, old := range lists {
 		superseded := false
 		for j, l := range lists {
-			if i != j && bytes.Equal(old.RawIssuer, l.RawIssuer) && newer(l, old) && covers(l, old) {
+			if i != j && bytes.Equal(old.RawIssuer, l.RawIssuer) && sameScope(l, old) && newer(l, old) && covers(l, old) {
 				superseded = true
 				break
 			}
@@ -132,6 +143,21 @@ func current(lists []*x509.RevocationList) []*x509.RevocationList {
 		}
 	}
 	return out
+}
+
+// oidDistributionPoint is that of RFC 5280, section 5.2.5. AMD's lists for VCEKs and for VLEKs, both of one root, differ in it.
+var oidDistributionPoint = asn1.ObjectIdentifier{2, 5, 29, 28}
+
+func sameScope(a, b *x509.RevocationList) bool {
+	scope := func(l *x509.RevocationList) []byte {
+		for _, e := range l.Extensions {
+			if e.Id.Equal(oidDistributionPoint) {
+				return e.Value
+			}
+		}
+		return nil
+	}
+	return bytes.Equal(scope(a), scope(b))
 }
 
 // newer compares lists of one issuer: by number, then by date.
