@@ -28,7 +28,7 @@ func command() *cobra.Command {
 	root := &cobra.Command{Use: "cloister-attest", Short: "Judge evidence of confidential VMs and issue tokens", SilenceUsage: true, SilenceErrors: true}
 	var file string
 	run := &cobra.Command{
-		Use: "run --config FILE", Short: "Serve until SIGTERM", Args: cobra.NoArgs,
+		Use: "serve --config FILE", Aliases: []string{"run"}, Short: "Serve until SIGTERM", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := attest.LoadConfig(file)
 			if err != nil {
