@@ -31,7 +31,7 @@ func (h *hearing) appraise(e Expect) {
 	w := h.wants(e)
 	h.appraiseSNP(e, w)
 	h.appraiseTDX(e, w)
-	h.appraiseSGX(e)
+	h.appraiseSGX(e, w)
 	h.appraiseNonce(e)
 	h.appraiseRuntime(w)
 	h.appraisePCRs(e, w)
@@ -45,6 +45,8 @@ func (h *hearing) has(p part) bool {
 		return ev.SNP != nil
 	case inTDX:
 		return ev.TDQuote != nil || ev.TDReport != nil
+	case inSGX:
+		return ev.SGXQuote != nil
 	case inRuntime:
 		return ev.HCL != nil
 	case inLog:
@@ -71,7 +73,7 @@ func (h *hearing) settled(name string) bool {
 // wants turns what was said into expectations, notes claims that nobody said anything of though they must be, and
 // claims that were named and are not in this kind of evidence: what is never compared must not read as held.
 func (h *hearing) wants(e Expect) *wants {
-	w := &wants{snp: sevsnp.Baseline(), userData: evidence.Any[[64]byte](), vmID: evidence.Any[string](), secureBoot: evidence.Any[bool](), vmSecure: evidence.Any[bool]()}
+	w := &wants{snp: sevsnp.Baseline(), sgx: baselineSGX(), userData: evidence.Any[[64]byte](), vmID: evidence.Any[string](), secureBoot: evidence.Any[bool](), vmSecure: evidence.Any[bool]()}
 	w.snp.Root = h.wantedRoot(e)
 	w.snp.SigningKey = evidence.OneOf(sevsnp.SignedByVCEK, sevsnp.SignedByVLEK)
 	if h.snp != nil {

@@ -155,9 +155,9 @@ func CodeFor(claim string) evidence.Code {
 	}{
 		{evidence.CodeChain, []string{checkHardware, checkChain, checkQuote + "\x00", "certificates", "root", "signing-key", "collateral"}},
 		{evidence.CodeBinding, []string{checkBinding, checkAK, checkPCRs, checkUserData, nameNonce, nameReportData, nameUserData, "host-data", "chip-id", "vm-id"}},
-		{evidence.CodeMeasurement, []string{"measurement", "mr", "rtmr", "pcr", checkEventLog, nameSecureBoot, "id-key", "author-key", "family-id", "image-id", "guest-svn"}},
-		{evidence.CodeTCB, []string{"reported-tcb", "launch-tcb", "committed-tcb", "current-tcb", "provisional", "launch-mit", "current-mit", "tcb", "module-tcb", "qe-tcb"}},
-		{evidence.CodeConfig, []string{"vmpl", "policy-", "platform-", "td-", "xfam", "debug", "migrat"}},
+		{evidence.CodeMeasurement, []string{"measurement", "mr", "rtmr", "isv-", "pcr", checkEventLog, nameSecureBoot, "id-key", "author-key", "family-id", "image-id", "guest-svn"}},
+		{evidence.CodeTCB, []string{"reported-tcb", "launch-tcb", "committed-tcb", "current-tcb", "provisional", nameTCBStatus, "launch-mit", "current-mit", "tcb", "module-tcb", "qe-tcb"}},
+		{evidence.CodeConfig, []string{"vmpl", "policy-", "platform-", "td-", "sgx-", "xfam", "debug", "migrat"}},
 	} {
 		for _, name := range x.names {
 			if strings.HasPrefix(claim+"\x00", name) {

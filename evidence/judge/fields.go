@@ -38,6 +38,7 @@ type part int
 const (
 	inSNP part = iota
 	inTDX
+	inSGX
 	inRuntime // the runtime claims of an HCL report
 	inLog     // the event log
 	inPCRs
@@ -47,6 +48,7 @@ const (
 type wants struct {
 	snp        sevsnp.Expect
 	tdx        tdxWants
+	sgx        sgxWants
 	userData   evidence.Expectation[[64]byte]
 	vmID       evidence.Expectation[string]
 	secureBoot evidence.Expectation[bool]
@@ -99,7 +101,7 @@ func level(name string, s standing, at func(*wants) *evidence.Expectation[sevsnp
 }
 
 // fields are all claims that can be expected. The names are those of the claims and checks.
-var fields = slices.Concat(snpFields, tdxFields, pcrFields(), []field{
+var fields = slices.Concat(snpFields, tdxFields, sgxFields, pcrFields(), []field{
 	of(nameUserData, inRuntime, must, func(w *wants) *evidence.Expectation[[64]byte] { return &w.userData }, read64, nil),
 	of("vm-id", inRuntime, free, func(w *wants) *evidence.Expectation[string] { return &w.vmID }, readLower, nil),
 	bits("vm-secure-boot", inRuntime, free, func(w *wants) *evidence.Expectation[bool] { return &w.vmSecure }),

@@ -4,7 +4,6 @@ import "cloister.dev/cloister/evidence"
 
 type (
 	tdxPart  struct{}
-	sgxPart  struct{}
 	tdxWants struct{}
 )
 
@@ -12,16 +11,10 @@ var tdxFields []field
 
 // Quotes of Intel's TEEs are recognised, and not judged yet.
 func (h *hearing) hearTDX() {
-	h.failed(checkHardware, ruleAuthentic, evidence.Refuse(evidence.CodeUnsupported, "", "a TD quote", "an SNP report"))
-}
-
-func (h *hearing) hearSGX() {
-	h.failed(checkHardware, ruleAuthentic, evidence.Refuse(evidence.CodeUnsupported, "", "an SGX quote", "an SNP report"))
+	h.failed(checkHardware, ruleAuthentic, evidence.Refuse(evidence.CodeUnsupported, "", "a TD quote", "an SNP report or an SGX quote"))
 }
 
 func (h *hearing) sameTD() bool               { return false }
 func (h *hearing) tellTDX()                   {}
-func (h *hearing) tellSGX()                   {}
 func (h *hearing) baselineTDX(Expect, *wants) {}
 func (h *hearing) appraiseTDX(Expect, *wants) {}
-func (h *hearing) appraiseSGX(Expect)         {}

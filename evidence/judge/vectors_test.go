@@ -114,6 +114,11 @@ func TestVectors(t *testing.T) {
 		{"az-snp-vtpm-evidence/evidence-v1.json", []string{milan}, "2041-06-01", false, evidence.Refused, "hardware-report"},
 		{"az-snp-vtpm-evidence/hcl-report.bin", []string{"hcl-snp-milan/vcek-ask-ark-chain.pem"}, "2024-06-01", false, evidence.Refused, "hardware-report"},
 		{"snp-veraison-tsm/sevsnp-tsm-report.json", nil, "2025-06-01", true, evidence.Accepted, ""},
+		{"dcap-quotes-with-collateral/sgx_quote", []string{"dcap-quotes-with-collateral/sgx_quote_collateral.json"}, "2025-06-20", true, evidence.Refused, "tcb-status"},
+		{"dcap-quotes-with-collateral/sgx_quote", []string{"dcap-quotes-with-collateral/sgx_quote_collateral.json"}, "2026-06-20", true, evidence.Unavailable, "collateral"},
+		{"dcap-quotes-with-collateral/sgx_quote", nil, "2025-06-20", true, evidence.Unavailable, "collateral"},
+		{"dcap-automata/quote_sgx.bin", []string{"dcap-automata/tcb_info_v3_sgx.json"}, "2025-07-10", true, evidence.Refused, "sgx-debug"},
+		{"dcap-intel-sample-sgx/quote.dat", nil, "2020-06-20", false, evidence.Refused, "hardware-report"},
 		{"vtpm-quote-azure/quote.bin", []string{"vtpm-quote-azure/akpub.pem"}, "2025-06-01", false, evidence.Unavailable, "attestation-key"},
 	} {
 		t.Run(row.file+" "+row.at, func(t *testing.T) {
@@ -134,5 +139,56 @@ func TestVectors(t *testing.T) {
 				show(t, j)
 			}
 		})
+	}
+}
+
+// TestSGXQuote judges a real quote by what its platform is worth: Intel's collateral says that it should be configured
+// otherwise, which only a relying party that names this accepts.
+func TestSGXQuote(t *testing.T) {
+	in := judge.Input{Evidence: open(t, vector(t, "dcap-quotes-with-collateral/sgx_quote")), Roots: judge.VendorRoots(), At: day(t, "2025-06-20"),
+		Files: []judge.File{{Name: "collateral", Raw: vector(t, "dcap-quotes-with-collateral/sgx_quote_collateral.json")}}}
+	said := mustInspect(t, in).Claims
+	doc := func(change m) string {
+		claims := m{"mrenclave": m{"exactly": said["mrenclave"]}, "report-data": m{"exactly": said["report-data"]}, "mrsigner": m{"exactly": said["mrsigner"]},
+			"tcb-status": m{"oneOf": []string{"UpToDate", "SWHardeningNeeded", "ConfigurationAndSWHardeningNeeded"}}}
+		for name, x := range change {
+			claims[name] = x
+		}
+		return strings.Replace(document("sgx", claims), `"software"`, `"intel"`, 1)
+	}
+	if j := verify(t, in, expect(t, doc(nil))); j.Verdict != evidence.Accepted || j.Root != evidence.RootIntel || j.Kind != "sgx" {
+		show(t, j)
+		t.Fatalf("verdict %s", j.Verdict)
+	}
+	for name, change := range map[string]m{
+		"mrenclave": {"mrenclave": m{"exactly": strings.Repeat("01", 32)}}, "mrsigner": {"mrsigner": m{"exactly": strings.Repeat("01", 32)}},
+		"report-data": {"report-data": m{"exactly": strings.Repeat("01", 64)}}, "isv-svn": {"isv-svn": m{"atLeast": 60000}}, "isv-prod-id": {"isv-prod-id": m{"exactly": 7}},
+		"tcb-status": {"tcb-status": m{"exactly": "UpToDate"}}, "vmpl": {"vmpl": m{"exactly": 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if j := verify(t, in, expect(t, doc(change))); j.Verdict != evidence.Refused || !find(j, name, evidence.NotMet) {
+				show(t, j)
+				t.Errorf("verdict %s", j.Verdict)
+			}
+		})
+	}
+	t.Run("TDX-26 one flipped bit", func(t *testing.T) {
+		raw := vector(t, "dcap-quotes-with-collateral/sgx_quote")
+		raw[100] ^= 1
+		in := in
+		in.Evidence = open(t, raw)
+		if j := verify(t, in, expect(t, doc(nil))); j.Verdict != evidence.Refused || j.Authentic {
+			t.Errorf("verdict %s, authentic %t", j.Verdict, j.Authentic)
+		}
+	})
+	t.Run("TDX-27 an SGX quote where a TD is expected", func(t *testing.T) {
+		if j := verify(t, in, expect(t, strings.Replace(doc(nil), `"sgx"`, `"tdxvm"`, 1))); j.Verdict != evidence.Refused || !find(j, "kind", evidence.NotMet) {
+			t.Errorf("verdict %s", j.Verdict)
+		}
+	})
+	for _, status := range []string{"Revoked", "SomethingNew"} {
+		if _, err := judge.ParseExpect([]byte(doc(m{"tcb-status": m{"oneOf": []string{status}}}))); err == nil {
+			t.Errorf("a document may ask for %s", status)
+		}
 	}
 }
