@@ -51,7 +51,10 @@ func ParsePCK(cert *x509.Certificate) (*PCK, error) {
 	}
 	for _, e := range cert.Extensions {
 		if e.Id.Equal(oidSGX) {
-			return p, p.readExtension(e.Value)
+			if err := p.readExtension(e.Value); err != nil {
+				return nil, err
+			}
+			return p, nil
 		}
 	}
 	return nil, refuseChain("SGX extension of the PCK certificate", "absent", oidSGX.String())
