@@ -14,6 +14,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"cloister.dev/cloister/attest/collateral"
 	"cloister.dev/cloister/attest/issuer"
 	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/identity/roles"
@@ -37,6 +38,8 @@ type Config struct {
 	// Challenges are the nonces that clients may ask for; absent: they live 2 minutes, at most 10,000 per issuer, in this
 	// process.
 	Challenges *Challenges `json:"challenges,omitempty"`
+	// Collateral says where Intel's endorsements come from; needed where an issuer stands for Intel.
+	Collateral *collateral.Config `json:"collateral,omitempty"`
 	// Identity says whose sign-in tokens count for policy calls; absent: policy calls are refused.
 	Identity *identity.VerifierConfig `json:"identity,omitempty"`
 	// Roles say who may read and write policies, at the scope "/attestation", which covers "/attestation/NAME" of an
@@ -101,9 +104,17 @@ func (c Config) Validate() error {
 		mistakes = append(mistakes, err)
 	}
 	mistakes = append(mistakes, c.Challenges.validate()...)
+	if c.Collateral != nil {
+		if err := c.Collateral.Validate(); err != nil {
+			add("collateral: %w", err)
+		}
+	}
 	names, paths := map[string]bool{}, map[string]string{}
 	for _, i := range c.issuers() {
 		mistakes = append(mistakes, i.validate()...)
+		if i.Hardware != nil && i.Hardware.Intel != nil && c.Collateral == nil {
+			add("%s.intel: given without collateral, so no platform could be judged", i.field)
+		}
 		if names[i.Name] {
 			add("%s: there is another instance of this name", i.field)
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"cloister.dev/cloister/attest/api"
+	"cloister.dev/cloister/evidence/dcap"
 	"cloister.dev/cloister/evidence/sevsnp"
 	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/identity/roles"
@@ -39,7 +40,22 @@ type Hardware struct {
 	Issuer string `json:"issuer"`
 	// AMD says what is asked of SEV-SNP evidence; absent: such evidence is refused.
 	AMD *AMD `json:"amd,omitempty"`
+	// Intel says what is asked of TD quotes; absent: such evidence is refused. The service's collateral is needed.
+	Intel *Intel `json:"intel,omitempty"`
 }
+
+// Intel is what is asked of TD quotes.
+type Intel struct {
+	// AcceptTCB lists the statuses of a platform, in Intel's words, that are accepted: UpToDate, SWHardeningNeeded,
+	// ConfigurationNeeded, ConfigurationAndSWHardeningNeeded, OutOfDate, OutOfDateConfigurationNeeded. It must be written
+	// out. A revoked platform is never accepted.
+	AcceptTCB []string `json:"acceptTCB"`
+	// MinimumEvaluationNumber is the lowest TCB evaluation number of collateral that is taken.
+	MinimumEvaluationNumber uint32 `json:"minimumEvaluationNumber,omitempty"`
+}
+
+// acceptable are the statuses that a configuration may accept.
+var acceptable = []dcap.Status{dcap.UpToDate, dcap.SWHardeningNeeded, dcap.ConfigurationNeeded, dcap.ConfigurationAndSWHardeningNeeded, dcap.OutOfDate, dcap.OutOfDateConfigurationNeeded}
 
 // AMD is what is asked of SEV-SNP evidence.
 type AMD struct {
@@ -162,8 +178,18 @@ func (h *Hardware) validate(field string) (mistakes []error) {
 		return nil
 	}
 	add := func(format string, args ...any) { mistakes = append(mistakes, fmt.Errorf(field+format, args...)) }
-	if h.AMD == nil {
-		add(": amd is absent, so no evidence could be accepted")
+	if h.AMD == nil && h.Intel == nil {
+		add(": amd and intel are absent, so no evidence could be accepted")
+	}
+	if h.Intel != nil {
+		if len(h.Intel.AcceptTCB) == 0 {
+			add(".intel.acceptTCB: empty, so no evidence could be accepted")
+		}
+		for _, s := range h.Intel.AcceptTCB {
+			if !slices.Contains(acceptable, dcap.Status(s)) {
+				add(".intel.acceptTCB: %q, want some of %v", s, acceptable)
+			}
+		}
 	}
 	if a := h.AMD; a != nil {
 		if t := a.MinimumTCB; t == nil || t.FMC == nil || t.BootLoader == nil || t.TEE == nil || t.SNP == nil || t.Microcode == nil {

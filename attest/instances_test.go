@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cloister.dev/cloister/attest/client"
+	"cloister.dev/cloister/attest/collateral"
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/sevsnp/sevsnptest"
 	"cloister.dev/cloister/evidence/token"
@@ -96,21 +97,26 @@ func TestValidateInstances(t *testing.T) {
 		change func(*Config)
 		want   string
 	}{
-		"a name with a path":            {func(c *Config) { c.Instances[0].Name = "../x" }, "instances[0].name"},
-		"SVC-12 a name with a dot":      {func(c *Config) { c.Instances[0].Name = "a.b" }, "instances[0].name"},
-		"the name of another":           {func(c *Config) { c.Instances[0].Name = "software" }, "another instance"},
-		"the path of another":           {func(c *Config) { c.Instances[0].Software.Issuer = softwareURL }, "same"},
-		"a path of the service":         {func(c *Config) { c.Instances[0].Software.Issuer = hardwareURL + "/attest" }, "a path of the service"},
-		"both kinds of roots":           {func(c *Config) { c.Instances[0].Hardware = c.Hardware }, "exactly one"},
-		"no kind of roots":              {func(c *Config) { c.Instances[0].Software = nil }, "exactly one"},
-		"SVC-03 no roots":               {func(c *Config) { c.Instances[0].Software.Roots = nil }, "roots"},
-		"an unknown trust mode":         {func(c *Config) { c.Instances[0].TrustMode = "isolated" }, "trustMode"},
-		"isolated without signers":      {func(c *Config) { c.Instances[0].TrustMode = "Isolated" }, "policySigners"},
-		"signers without isolation":     {func(c *Config) { c.Instances[0].PolicySigners = []string{"x"} }, "policySigners"},
-		"keys that change each minute":  {func(c *Config) { c.SigningKeys.RotateEvery = "1m" }, "rotateEvery"},
-		"keys that change by no clock":  {func(c *Config) { c.SigningKeys.RotateEvery = "" }, "rotateEvery"},
-		"roles that nobody can sign in": {func(c *Config) { c.Roles = roles.List{{PrincipalID: "x", Role: "Attestation Reader", Scope: "/"}} }, "roles"},
-		"SVC-23 no kind of processor":   {func(c *Config) { c.Hardware.AMD = nil }, "no evidence could be accepted"},
+		"a name with a path":              {func(c *Config) { c.Instances[0].Name = "../x" }, "instances[0].name"},
+		"SVC-12 a name with a dot":        {func(c *Config) { c.Instances[0].Name = "a.b" }, "instances[0].name"},
+		"the name of another":             {func(c *Config) { c.Instances[0].Name = "software" }, "another instance"},
+		"the path of another":             {func(c *Config) { c.Instances[0].Software.Issuer = softwareURL }, "same"},
+		"a path of the service":           {func(c *Config) { c.Instances[0].Software.Issuer = hardwareURL + "/attest" }, "a path of the service"},
+		"both kinds of roots":             {func(c *Config) { c.Instances[0].Hardware = c.Hardware }, "exactly one"},
+		"no kind of roots":                {func(c *Config) { c.Instances[0].Software = nil }, "exactly one"},
+		"SVC-03 no roots":                 {func(c *Config) { c.Instances[0].Software.Roots = nil }, "roots"},
+		"an unknown trust mode":           {func(c *Config) { c.Instances[0].TrustMode = "isolated" }, "trustMode"},
+		"isolated without signers":        {func(c *Config) { c.Instances[0].TrustMode = "Isolated" }, "policySigners"},
+		"signers without isolation":       {func(c *Config) { c.Instances[0].PolicySigners = []string{"x"} }, "policySigners"},
+		"keys that change each minute":    {func(c *Config) { c.SigningKeys.RotateEvery = "1m" }, "rotateEvery"},
+		"keys that change by no clock":    {func(c *Config) { c.SigningKeys.RotateEvery = "" }, "rotateEvery"},
+		"roles that nobody can sign in":   {func(c *Config) { c.Roles = roles.List{{PrincipalID: "x", Role: "Attestation Reader", Scope: "/"}} }, "roles"},
+		"TDX-04 no status":                {func(c *Config) { c.Hardware.Intel = &Intel{} }, "intel.acceptTCB"},
+		"TDX-05 an unknown status":        {func(c *Config) { c.Hardware.Intel = &Intel{AcceptTCB: []string{"uptodate"}} }, "intel.acceptTCB"},
+		"TDX-04 a revoked platform":       {func(c *Config) { c.Hardware.Intel = &Intel{AcceptTCB: []string{"Revoked"}} }, "intel.acceptTCB"},
+		"SVC-28 Intel without collateral": {func(c *Config) { c.Hardware.Intel = &Intel{AcceptTCB: []string{"UpToDate"}} }, "without collateral"},
+		"collateral from nowhere":         {func(c *Config) { c.Collateral = &collateral.Config{} }, "collateral"},
+		"SVC-23 no kind of processor":     {func(c *Config) { c.Hardware.AMD = nil }, "no evidence could be accepted"},
 	} {
 		c := good()
 		r.change(&c)

@@ -14,16 +14,19 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"cloister.dev/cloister/attest/akca"
 	"cloister.dev/cloister/attest/api"
 	"cloister.dev/cloister/attest/appraise"
 	"cloister.dev/cloister/attest/challenge"
+	"cloister.dev/cloister/attest/collateral"
 	"cloister.dev/cloister/attest/issuer"
 	"cloister.dev/cloister/attest/policystore"
 	"cloister.dev/cloister/attest/translog"
 	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/dcap"
 	"cloister.dev/cloister/evidence/initdata"
 	"cloister.dev/cloister/evidence/soft"
 	"cloister.dev/cloister/identity"
@@ -43,6 +46,8 @@ type Service struct {
 	stateDir  string
 	end       func() error // of the challenges' store
 	providers []*api.Provider
+	// collateral is nil where the configuration has none.
+	collateral *collateral.Cache
 }
 
 // Open readies the service: it reads or makes keys, opens policies and the log, and checks the whole
@@ -84,6 +89,14 @@ func open(c Config, now func() time.Time, logger *slog.Logger, log *translog.Log
 }
 
 func (s *Service) open(c Config, now func() time.Time, logger *slog.Logger, challenges *Challenges, nonces func(string) challenge.Store) error {
+	if c.Collateral != nil {
+		o := c.Collateral.Options()
+		o.Now = now
+		var err error
+		if s.collateral, err = collateral.Open(o); err != nil {
+			return fmt.Errorf("collateral: %w", err)
+		}
+	}
 	software := map[string][]soft.Root{} // by instance
 	var all []soft.Root
 	for _, i := range c.issuers() {
@@ -98,7 +111,7 @@ func (s *Service) open(c Config, now func() time.Time, logger *slog.Logger, chal
 		all = append(all, list...)
 	}
 	for _, i := range c.issuers() {
-		judge, err := evaluator(i, software[i.Name], all)
+		judge, err := evaluator(i, s.collateral, software[i.Name], all)
 		if err != nil {
 			return fmt.Errorf("%s: %w", i.field, err)
 		}
@@ -120,12 +133,12 @@ func (s *Service) open(c Config, now func() time.Time, logger *slog.Logger, chal
 }
 
 // evaluator makes what judges for one issuer: own are its software roots, all those that the installation has.
-func evaluator(i placed, own, all []soft.Root) (api.Evaluator, error) {
+func evaluator(i placed, endorser appraise.Endorser, own, all []soft.Root) (api.Evaluator, error) {
 	switch {
 	case i.External != nil:
 		return i.External.verifier()
 	case i.Hardware != nil:
-		roots, err := i.Hardware.roots(all)
+		roots, err := i.Hardware.roots(endorser, all)
 		return appraise.New(roots), err
 	}
 	return appraise.New(appraise.Software(own)), nil
@@ -148,16 +161,26 @@ func readRoots(files []string) ([]soft.Root, error) {
 }
 
 // roots reads the files that a hardware issuer's configuration names.
-func (h *Hardware) roots(software []soft.Root) (appraise.Roots, error) {
-	o := &appraise.AMDOptions{Floor: h.AMD.MinimumTCB.floor(), RequireCRLs: *h.AMD.RequireRevocationLists}
-	for _, file := range h.AMD.RevocationLists {
-		list, err := readCRL(file)
-		if err != nil {
-			return appraise.Roots{}, fmt.Errorf("revocation list %s: %w", file, err)
+func (h *Hardware) roots(endorser appraise.Endorser, software []soft.Root) (appraise.Roots, error) {
+	var amd *appraise.AMDOptions
+	if h.AMD != nil {
+		amd = &appraise.AMDOptions{Floor: h.AMD.MinimumTCB.floor(), RequireCRLs: *h.AMD.RequireRevocationLists}
+		for _, file := range h.AMD.RevocationLists {
+			list, err := readCRL(file)
+			if err != nil {
+				return appraise.Roots{}, fmt.Errorf("revocation list %s: %w", file, err)
+			}
+			amd.CRLs = append(amd.CRLs, list)
 		}
-		o.CRLs = append(o.CRLs, list)
 	}
-	return appraise.Hardware(o, software), nil
+	var intel *appraise.IntelOptions
+	if h.Intel != nil {
+		intel = &appraise.IntelOptions{Collateral: endorser, MinimumEvaluation: h.Intel.MinimumEvaluationNumber}
+		for _, s := range h.Intel.AcceptTCB {
+			intel.Accept = append(intel.Accept, dcap.Status(s))
+		}
+	}
+	return appraise.Hardware(amd, intel, software), nil
 }
 
 func readCRL(file string) (*x509.RevocationList, error) {
@@ -293,12 +316,14 @@ func Run(ctx context.Context, c Config, logger *slog.Logger) error {
 		}
 	}
 	keeping, stopKeeping := context.WithCancel(ctx)
-	kept := make(chan struct{})
-	go func() {
-		defer close(kept)
-		s.keepKeys(keeping, logger)
-	}()
-	defer func() { stopKeeping(); <-kept }()
+	var kept sync.WaitGroup
+	kept.Go(func() { s.keepKeys(keeping, logger) })
+	if s.collateral != nil {
+		kept.Go(func() {
+			s.collateral.Run(keeping, func(err error) { logger.Warn("endorsements could not be brought up to date", "error", err.Error()) })
+		})
+	}
+	defer func() { stopKeeping(); kept.Wait() }()
 	ended := make(chan error, 1)
 	go func() { ended <- server.ServeTLS(listener, "", "") }()
 	select {

@@ -308,7 +308,7 @@ func TestHTTP(t *testing.T) {
 		{"discovery", "GET", "/software/.well-known/openid-configuration", "", nil, 200},
 		{"unknown path", "GET", "/x", "", nil, 404},
 		{"wrong method", "GET", "/software/attest/SevSnpVm", "", nil, 404},
-		{"another kind", "POST", "/software/attest/TdxVm?api-version=2023-04-01-preview", "", good, 404},
+		{"another kind", "POST", "/software/attest/SgxEnclave?api-version=2023-04-01-preview", "", good, 404},
 		{"no api-version", "POST", "/software/attest/SevSnpVm", "", good, 400},
 		{"an odd api-version", "POST", "/software/attest/SevSnpVm?api-version=latest", "", good, 400},
 		{"an early api-version", "POST", "/software/attest/SevSnpVm?api-version=2019-01-01", "", good, 400},

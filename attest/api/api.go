@@ -21,6 +21,7 @@ import (
 // Evaluator judges evidence for one issuer.
 type Evaluator interface {
 	SevSnpVM(context.Context, *request.SevSnpVM, time.Time) (*appraise.Result, error)
+	TdxVM(context.Context, *request.TdxVM, time.Time) (*appraise.Result, error)
 	Guest(context.Context, *request.Guest, time.Time) (*appraise.Result, error)
 	AK(context.Context, *request.AK, time.Time) (*appraise.AK, error)
 }
@@ -141,6 +142,8 @@ func (p *Provider) route(method, path string) (string, handler) {
 		return path, p.discovery
 	case method == http.MethodPost && path == "attest/SevSnpVm":
 		return path, p.attestSevSnpVM
+	case method == http.MethodPost && path == "attest/TdxVm":
+		return path, p.attestTdxVM
 	case method == http.MethodPost && path == "attest/AzureGuest":
 		return path, p.attestGuest
 	case method == http.MethodPost && path == "cloister/challenges":

@@ -87,6 +87,31 @@ func (p *Provider) attestSevSnpVM(s *Server, w http.ResponseWriter, r *http.Requ
 	})
 }
 
+func (p *Provider) attestTdxVM(s *Server, w http.ResponseWriter, r *http.Request, body []byte) error {
+	return p.logged(s, string(claims.TdxVM), body, func(e *translog.Entry) error {
+		if err := errors.Join(checkVersionSince(r, sinceTdxVM), checkMedia(r, "application/json")); err != nil {
+			return err
+		}
+		in, err := request.ParseTdxVM(body)
+		if err != nil {
+			return err
+		}
+		got, err := p.Evaluator.TdxVM(r.Context(), in, s.now())
+		if err != nil {
+			return err
+		}
+		e.Root = got.Root()
+		if err := p.redeem(s, r, got); err != nil {
+			return err
+		}
+		token, err := p.issue(claims.TdxVM, got, in.Nonce, s.now(), e)
+		if err != nil {
+			return err
+		}
+		return p.record(*e, func() error { return answer(w, client.WireToken{Token: token}) })
+	})
+}
+
 func (p *Provider) attestGuest(s *Server, w http.ResponseWriter, r *http.Request, body []byte) error {
 	return p.logged(s, string(claims.AzureGuest), body, func(e *translog.Entry) error {
 		if err := errors.Join(checkVersion(r), checkMedia(r, "application/json")); err != nil {

@@ -77,9 +77,9 @@ func (v *Verifier) Guest(ctx context.Context, in *request.Guest, at time.Time) (
 }
 
 // isolation judges the hardware's evidence of a guest.
-func (v *Verifier) isolation(_ context.Context, in *request.Guest, at time.Time) (*judged, error) {
+func (v *Verifier) isolation(ctx context.Context, in *request.Guest, at time.Time) (*judged, error) {
 	if in.TDQuote != nil {
-		return nil, evidence.Refuse(evidence.CodeUnsupported, "IsolationInfo.Type", "Tdx", "SevSnp")
+		return v.td(ctx, in.TDQuote, in.Runtime, in.InitTime, at)
 	}
 	return v.snp(in.Report, in.Chain, in.Runtime, in.InitTime, at)
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/dcap"
 	"cloister.dev/cloister/evidence/sevsnp"
 	"cloister.dev/cloister/evidence/soft"
 )
@@ -15,6 +16,8 @@ type Roots struct {
 	software bool
 	amd      *AMDOptions // nil: evidence of AMD processors is refused
 	chains   *sevsnp.Chains
+	intel    *IntelOptions // nil: evidence of Intel processors is refused
+	pcks     *dcap.ChainCache
 	named    []soft.Root // of a software issuer; else those known to be refused, so that the refusal can say so
 }
 
@@ -31,8 +34,8 @@ const rememberedChains = 10_000
 
 // Hardware accepts evidence of processors of the makers for which options are given. Software roots that the
 // installation also has are refused by name.
-func Hardware(amd *AMDOptions, refused []soft.Root) Roots {
-	return Roots{amd: amd, chains: sevsnp.NewChains(rememberedChains), named: refused}
+func Hardware(amd *AMDOptions, intel *IntelOptions, refused []soft.Root) Roots {
+	return Roots{amd: amd, chains: sevsnp.NewChains(rememberedChains), intel: intel, pcks: dcap.NewChainCache(rememberedChains), named: refused}
 }
 
 // Software accepts evidence of the named software roots.

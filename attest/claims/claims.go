@@ -4,6 +4,7 @@ package claims
 import (
 	"encoding/hex"
 	"fmt"
+	"strings"
 
 	"cloister.dev/cloister/attest/policy"
 	"cloister.dev/cloister/evidence"
@@ -137,7 +138,7 @@ func Root(to map[string]any, root evidence.RootKind) {
 
 // Schema is what a policy of an attestation type can ask for.
 func Schema(kind Kind) policy.Schema {
-	sevsnp, tdx := keys(SNP{}.Claims()), keys(TDX{TCB: &TCB{}}.Claims())
+	sevsnp, tdx := keys(SNP{}.Claims()), keys(TDX{MRServiceTD: new([48]byte), TCB: &TCB{}}.Claims())
 	s := policy.Schema{
 		Known:      []string{Challenge, Verifier, "x-cloister-root", "x-cloister-vtpm-isolation", "x-ms-attestation-type", "x-ms-compliance-status", "x-ms-policy-hash", "x-ms-ver"},
 		Open:       []string{Runtime + ".", InitTime + "."},
@@ -188,7 +189,7 @@ func DefaultPolicy(kind Kind) string {
 		rules += deny(snp+"is-debuggable", "==true") + deny(snp+"migration-allowed", "==true") + deny(snp+"vmpl", "!=0")
 	}
 	if kind != SevSnpVM {
-		rules += deny("tdx_td_attributes_debug", "==true") + deny("tdx_td_attributes_septve_disable", "==false") + deny(migratable, "==true")
+		rules += deny("tdx_td_attributes_debug", "==true") + deny("tdx_td_attributes_septve_disable", "==false") + deny(migratable, "==true") + deny(serviceTD, `!="`+strings.Repeat("0", 96)+`"`)
 	}
 	return "version=1.0;\nauthorizationrules\n{\n" + rules + "=> permit();\n};\nissuancerules\n{\n};"
 }

@@ -16,6 +16,8 @@ type TDX struct {
 	ReportData                                    [64]byte
 	Debug, SEPTVEDisable, PKS, KeyLocker, Perfmon bool
 	Migratable                                    bool
+	// MRServiceTD measures a service TD that is bound to it; nil: TDX 1.0, which has none.
+	MRServiceTD *[48]byte
 	// TCB is what Intel's collateral says of the platform; nil: nobody was asked, and a token says nothing.
 	TCB *TCB
 }
@@ -32,6 +34,7 @@ const (
 	tcbAdvisories = "x-cloister-tcb-advisories"
 	tcbEvaluation = "x-cloister-tcb-evaluation-number"
 	migratable    = "x-cloister-tdx-migratable"
+	serviceTD     = "x-cloister-tdx-mrservicetd"
 )
 
 // Claims are the members of a token: lower-case hexadecimal digits in the order of the quote's bytes, integers,
@@ -66,6 +69,9 @@ func (d TDX) Claims() map[string]any {
 		"tdx_tee_tcb_svn":                   hex.EncodeToString(d.TEETCBSVN[:]),
 		"tdx_xfam":                          le(d.XFAM),
 		migratable:                          d.Migratable,
+	}
+	if d.MRServiceTD != nil {
+		out[serviceTD] = hex.EncodeToString(d.MRServiceTD[:])
 	}
 	if d.TCB != nil {
 		advisories := make([]any, len(d.TCB.Advisories))
