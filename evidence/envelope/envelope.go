@@ -28,6 +28,7 @@ import (
 	"cloister.dev/cloister/evidence/bundle"
 	"cloister.dev/cloister/evidence/hcl"
 	"cloister.dev/cloister/evidence/sevsnp"
+	"cloister.dev/cloister/evidence/tdx"
 	"cloister.dev/cloister/evidence/vtpm"
 )
 
@@ -68,8 +69,8 @@ type Evidence struct {
 	SNP      *sevsnp.Report // alone, or inside HCL
 	HCL      *hcl.Report
 	Runtime  *hcl.RuntimeClaims // of HCL
-	TDQuote  []byte             // a quote of version 4 or 5; padding may follow
-	TDReport []byte             // 1024 bytes, alone or inside HCL
+	TDQuote  *tdx.Quote
+	TDReport *tdx.Report // alone, or inside HCL
 	SGXQuote []byte
 	TPM      *TPMQuote
 	EventLog []byte
@@ -143,7 +144,7 @@ func openBinary(raw []byte) (*Evidence, error) {
 		return openHCL(raw)
 	case raw[0]>>5 == cborMap:
 		return openTSMCBOR(raw)
-	case len(raw) == tdReportSize && raw[0] == tdReportType:
+	case len(raw) == tdx.ReportSize && raw[0] == tdReportType:
 		return openTDReport(raw)
 	case version >= 3 && version <= 15 && (key == attestationP256 || key == attestationP384):
 		return openQuote(raw, version, tee)
@@ -192,8 +193,8 @@ func (ev *Evidence) addHCL(raw []byte) error {
 	}
 	if r.Type == hcl.TypeTDX {
 		ev.Kind = KindTDX
-		ev.TDReport = r.Hardware[:hcl.TDReportSize]
-		return nil
+		ev.TDReport, err = tdx.ParseReport(r.Hardware[:hcl.TDReportSize])
+		return err
 	}
 	ev.Kind = KindSNP
 	ev.SNP, err = sevsnp.Parse(r.Hardware)

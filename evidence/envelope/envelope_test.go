@@ -95,7 +95,7 @@ func TestOpenVectors(t *testing.T) {
 		})
 	}
 	for _, file := range []string{"amd-roots/ask_ark_milan.pem", "azure-aci-thim-snp/uvm_host_amd_certificate.json", "azure-aci-security-context/host-amd-cert-base64",
-		"hcl-snp-milan/var-data.bin", "tdx-gotdxguest/report.dat", "vtpm-state-openvmm/vTpmState.blob", "tcg-eventlogs/debian-10.bin", "vmgs-provenance-jwt/valid_jwt", "dcap-automata/tcb_info_v3_sgx.json", "dcap-automata/pck.der"} {
+		"hcl-snp-milan/var-data.bin", "tdx-gotdxguest/report.dat", "vtpm-state-openvmm/vTpmState.blob", "tcg-eventlogs/debian-10.bin", "vmgs-provenance-jwt/valid_jwt", "dcap-automata/tcb_info_v3_sgx.json", "dcap-automata/pck.der", "dcap-intel-sample-tdx/quote.dat"} {
 		t.Run("no evidence: "+file, func(t *testing.T) {
 			if ev, err := envelope.Open(vector(t, file)); err == nil {
 				t.Errorf("taken for a %s", ev.Form)

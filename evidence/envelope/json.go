@@ -188,7 +188,8 @@ func openAzure(o object) (*Evidence, error) {
 		if inner.Form != FormTDQuote {
 			return nil, unsupported("evidence td_quote", "a "+string(inner.Form), "a "+string(FormTDQuote))
 		}
-		return ev, ev.addTDQuote(td)
+		ev.TDQuote = inner.TDQuote
+		return ev, nil
 	}
 	cert, err := o.bytes("vcek", pemOrBase64)
 	if err != nil {

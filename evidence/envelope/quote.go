@@ -3,6 +3,8 @@ package envelope
 import (
 	"encoding/binary"
 	"fmt"
+
+	"cloister.dev/cloister/evidence/tdx"
 )
 
 // Fields of quotes and of a TDREPORT. Numbers are little-endian.
@@ -12,7 +14,6 @@ const (
 	teeSGX          = 0
 	teeTDX          = 0x81
 	tdReportType    = 0x81
-	tdReportSize    = 1024
 	quoteHeader     = 48
 	sgxBody         = 384
 )
@@ -31,23 +32,22 @@ func openQuote(raw []byte, version uint16, tee uint32) (*Evidence, error) {
 		return &Evidence{Form: FormSGXQuote, Kind: KindSGX, SGXQuote: raw}, nil
 	case (version == 4 || version == 5) && tee == teeTDX:
 		ev := &Evidence{Form: FormTDQuote, Kind: KindTDX}
-		return ev, ev.addTDQuote(raw)
+		var err error
+		if ev.TDQuote, err = tdx.ParseQuote(raw); err != nil {
+			return nil, err
+		}
+		return ev, nil
 	case version == 4 || version == 5:
 		return nil, unsupported("quote TEE type", fmt.Sprintf("0x%x in version %d", tee, version), "0x81 (TDX)")
 	}
 	return nil, unsupported("quote version", fmt.Sprintf("%d, TEE type 0x%x", version, tee), "4 or 5 of a TD, 3 of SGX")
 }
 
-// addTDQuote takes a TD quote.
-func (ev *Evidence) addTDQuote(raw []byte) error {
-	ev.TDQuote = raw
-	return nil
-}
-
-// openTDReport takes a TDREPORT: type 0x81, subtype 0, version 0 or 1. Its MAC means something on its own machine only.
+// openTDReport takes a TDREPORT. Its MAC means something on its own machine only.
 func openTDReport(raw []byte) (*Evidence, error) {
-	if raw[1] != 0 || raw[2] > 1 || raw[3] != 0 {
-		return nil, unsupported("TDREPORT type", fmt.Sprintf("%x", raw[:4]), "81, subtype 0, version 0 or 1")
+	r, err := tdx.ParseReport(raw)
+	if err != nil {
+		return nil, err
 	}
-	return &Evidence{Form: FormTDReport, Kind: KindTDX, TDReport: raw}, nil
+	return &Evidence{Form: FormTDReport, Kind: KindTDX, TDReport: r}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/envelope"
 	"cloister.dev/cloister/evidence/sevsnp"
+	"cloister.dev/cloister/evidence/tdx"
 	"cloister.dev/cloister/evidence/vtpm"
 )
 
@@ -29,8 +30,8 @@ func (h *hearing) appraise(e Expect) {
 		h.checks = append(h.checks, evidence.OneOf(e.kinds...).Check("kind", ruleExpected, h.kind))
 	}
 	w := h.wants(e)
-	h.appraiseSNP(e, w)
-	h.appraiseTDX(e, w)
+	h.appraiseSNP(w)
+	h.appraiseTDX(w)
 	h.appraiseSGX(e, w)
 	h.appraiseNonce(e)
 	h.appraiseRuntime(w)
@@ -73,14 +74,14 @@ func (h *hearing) settled(name string) bool {
 // wants turns what was said into expectations, notes claims that nobody said anything of though they must be, and
 // claims that were named and are not in this kind of evidence: what is never compared must not read as held.
 func (h *hearing) wants(e Expect) *wants {
-	w := &wants{snp: sevsnp.Baseline(), sgx: baselineSGX(), userData: evidence.Any[[64]byte](), vmID: evidence.Any[string](), secureBoot: evidence.Any[bool](), vmSecure: evidence.Any[bool]()}
+	w := &wants{snp: sevsnp.Baseline(), tdx: tdx.Baseline(), sgx: baselineSGX(), userData: evidence.Any[[64]byte](), vmID: evidence.Any[string](), secureBoot: evidence.Any[bool](), vmSecure: evidence.Any[bool]()}
 	w.snp.Root = h.wantedRoot(e)
+	w.tdx.Root = w.snp.Root
 	w.snp.SigningKey = evidence.OneOf(sevsnp.SignedByVCEK, sevsnp.SignedByVLEK)
 	if h.snp != nil {
 		floor := defaultFloor(h.snp.genuine)
 		w.snp.ReportedTCB, w.snp.CommittedTCB, w.snp.LaunchTCB = floor, floor, floor
 	}
-	h.baselineTDX(e, w)
 	here := map[string]bool{}
 	for _, f := range fields {
 		if !h.has(f.part) {
@@ -148,7 +149,7 @@ func (h *hearing) wantedRoot(e Expect) evidence.Expectation[evidence.RootKind] {
 	return evidence.OneOf(named...)
 }
 
-func (h *hearing) appraiseSNP(_ Expect, w *wants) {
+func (h *hearing) appraiseSNP(w *wants) {
 	if h.snp == nil {
 		return
 	}
@@ -159,7 +160,7 @@ func (h *hearing) appraiseSNP(_ Expect, w *wants) {
 func (h *hearing) add(a evidence.Appraisal) {
 	for _, c := range a.Checks {
 		c.Claim = kebab(c.Claim)
-		if c.Result == evidence.NotAsked && h.silent[c.Claim] {
+		if h.silent[c.Claim] && (c.Result == evidence.NotAsked || c.Result == evidence.NotHad) {
 			continue // a check that failed says so already
 		}
 		h.checks = append(h.checks, c)

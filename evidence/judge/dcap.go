@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/dcap"
 )
 
@@ -30,6 +29,15 @@ func (h *hearing) collateral(pck *dcap.PCK, chainPEM []byte, tee dcap.TEE) (*dca
 		return nil, err
 	}
 	return dcap.ParseCollateral(files)
+}
+
+// failedCollateral notes what collateral says against a platform, or what is wrong with the collateral.
+func (h *hearing) failedCollateral(err error) {
+	name := named(checkCollateral, err)
+	h.failed(name, ruleAuthentic, err)
+	if name == nameTCBStatus {
+		h.silent[name] = true // no second check need say that there is no status
+	}
 }
 
 func (h *hearing) tellPCK(p *dcap.PCK) {
@@ -70,14 +78,4 @@ func readStatus(v any) (dcap.Status, error) {
 		return "", fmt.Errorf("%.64q: want a TCB status of Intel's other than Revoked", s)
 	}
 	return status, nil
-}
-
-// lackTCB tells that a verdict on a platform needs collateral; why it is not there was said when it was looked for.
-func (h *hearing) lackTCB() {
-	for _, c := range h.checks {
-		if c.Claim == checkCollateral && c.Result != evidence.Met {
-			return
-		}
-	}
-	h.lacking(checkCollateral, ruleAuthentic, "none", "Intel's collateral for the platform")
 }

@@ -153,11 +153,12 @@ func CodeFor(claim string) evidence.Code {
 		code  evidence.Code
 		names []string // beginnings
 	}{
-		{evidence.CodeChain, []string{checkHardware, checkChain, checkQuote + "\x00", "certificates", "root", "signing-key", "collateral"}},
-		{evidence.CodeBinding, []string{checkBinding, checkAK, checkPCRs, checkUserData, nameNonce, nameReportData, nameUserData, "host-data", "chip-id", "vm-id"}},
+		{evidence.CodeRevoked, []string{checkRevocation + "\x00"}},
+		{evidence.CodeChain, []string{checkHardware, checkChain, checkQuote + "\x00", "certificates", "root", "signing-key", checkCollateral}},
+		{evidence.CodeBinding, []string{checkBinding, checkAK, checkPCRs, checkUserData, nameNonce, nameReportData, nameUserData, "mrconfigid", "mrowner", "fmspc", "ppid", "host-data", "chip-id", "vm-id"}},
+		{evidence.CodeTCB, []string{"reported-tcb", "launch-tcb", "committed-tcb", "current-tcb", "provisional", nameTCBStatus, "launch-mit", "current-mit", "tcb", "tee-tcb", "seam-", "mrseam", "mrsignerseam", "qe-isv", "pck-pce"}},
 		{evidence.CodeMeasurement, []string{"measurement", "mr", "rtmr", "isv-", "pcr", checkEventLog, nameSecureBoot, "id-key", "author-key", "family-id", "image-id", "guest-svn"}},
-		{evidence.CodeTCB, []string{"reported-tcb", "launch-tcb", "committed-tcb", "current-tcb", "provisional", nameTCBStatus, "launch-mit", "current-mit", "tcb", "module-tcb", "qe-tcb"}},
-		{evidence.CodeConfig, []string{"vmpl", "policy-", "platform-", "td-", "sgx-", "xfam", "debug", "migrat"}},
+		{evidence.CodeConfig, []string{"vmpl", "policy-", "platform-", "mrservicetd", "td-", "sgx-", "xfam", "debug", "migrat"}},
 	} {
 		for _, name := range x.names {
 			if strings.HasPrefix(claim+"\x00", name) {

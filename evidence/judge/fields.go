@@ -10,6 +10,7 @@ import (
 
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/sevsnp"
+	"cloister.dev/cloister/evidence/tdx"
 )
 
 // Words of documents.
@@ -47,7 +48,7 @@ const (
 // wants holds expectations in the types of the packages that judge.
 type wants struct {
 	snp        sevsnp.Expect
-	tdx        tdxWants
+	tdx        tdx.Expect
 	sgx        sgxWants
 	userData   evidence.Expectation[[64]byte]
 	vmID       evidence.Expectation[string]
@@ -238,6 +239,18 @@ func readHex(v any, size int) ([]byte, error) {
 	return b, nil
 }
 
+func read6(v any) (out [6]byte, err error) {
+	b, err := readHex(v, len(out))
+	copy(out[:], b)
+	return out, err
+}
+
+func read8(v any) (out [8]byte, err error) {
+	b, err := readHex(v, len(out))
+	copy(out[:], b)
+	return out, err
+}
+
 func read16(v any) (out [16]byte, err error) {
 	b, err := readHex(v, len(out))
 	copy(out[:], b)
@@ -289,6 +302,13 @@ func read32bits(v any) (uint32, error) {
 	n, err := number(v, 1<<32-1)
 	return uint32(n), err
 }
+
+func read16bits(v any) (uint16, error) {
+	n, err := number(v, 1<<16-1)
+	return uint16(n), err
+}
+
+func atLeast16(got, floor uint16) bool { return got >= floor }
 
 // readWord reads a 64-bit word: text, "0x" and hexadecimal digits, since JSON numbers do not hold all of them.
 func readWord(v any) (uint64, error) {

@@ -12,14 +12,15 @@ import (
 
 // Names of checks of authenticity, and the rules that they go by.
 const (
-	checkHardware = "hardware-report"
-	checkChain    = "certificate-chain"
-	checkBinding  = "runtime-claims"
-	checkAK       = "attestation-key"
-	checkQuote    = "quote"
-	checkPCRs     = "quote-pcrs"
-	checkEventLog = "event-log"
-	checkUserData = "ssh-host-key"
+	checkHardware   = "hardware-report"
+	checkRevocation = "revocation"
+	checkChain      = "certificate-chain"
+	checkBinding    = "runtime-claims"
+	checkAK         = "attestation-key"
+	checkQuote      = "quote"
+	checkPCRs       = "quote-pcrs"
+	checkEventLog   = "event-log"
+	checkUserData   = "ssh-host-key"
 
 	ruleAuthentic = "authenticity"
 	ruleBinding   = "binding"
@@ -66,7 +67,7 @@ func (h *hearing) hearSNP() {
 	}
 	genuine, err := h.authenticateSNP(chain)
 	if err != nil {
-		h.failed(checkHardware, ruleAuthentic, err)
+		h.failed(named(checkHardware, err), ruleAuthentic, err)
 		return
 	}
 	h.snp, h.root = &snpPart{genuine}, genuine.Root()

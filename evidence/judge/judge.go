@@ -212,6 +212,17 @@ func (h *hearing) failed(claim, rule string, err error) {
 	h.checks = append(h.checks, c)
 }
 
+// named is the name of the check that an error belongs to: what is revoked, or below every TCB level, says so by its name.
+func named(claim string, err error) string {
+	switch evidence.CodeOf(err) {
+	case evidence.CodeRevoked:
+		return checkRevocation
+	case evidence.CodeTCB:
+		return nameTCBStatus
+	}
+	return claim
+}
+
 // lacking notes something that could not be had.
 func (h *hearing) lacking(claim, rule, got, want string) {
 	h.failed(claim, rule, evidence.Refuse(evidence.CodeUnavailable, "", got, want))

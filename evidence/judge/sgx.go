@@ -81,7 +81,7 @@ func (h *hearing) hearSGX() {
 		h.sgx.tcb, err = verified.Appraise(c, dcap.SGX, [16]byte{}, o)
 	}
 	if err != nil {
-		h.failed(checkCollateral, ruleAuthentic, err)
+		h.failedCollateral(err)
 		return
 	}
 	h.met(checkCollateral, "authentic and in force", "Intel's collateral for the platform", ruleAuthentic)
@@ -129,9 +129,9 @@ func (h *hearing) appraiseSGX(e Expect, w *wants) {
 		w.sgx.reportData.Check(nameReportData, rule, b.ReportData),
 		w.sgx.debug.Check("sgx-debug", rule, b.Debug()),
 	}})
-	if h.sgx.tcb == nil {
-		h.lackTCB()
-		return
+	status := evidence.Check{Claim: nameTCBStatus, Got: "not known: no collateral", Want: w.sgx.status.String(), Result: evidence.NotHad, Rule: "Intel's collateral"}
+	if h.sgx.tcb != nil {
+		status = w.sgx.status.Check(nameTCBStatus, "Intel's collateral", h.sgx.tcb.Status)
 	}
-	h.checks = append(h.checks, w.sgx.status.Check(nameTCBStatus, "TCB level by Intel's collateral", h.sgx.tcb.Status))
+	h.add(evidence.Appraisal{Checks: []evidence.Check{status}})
 }

@@ -78,6 +78,15 @@ func show(t testing.TB, j evidence.Judgement) {
 
 const milan, genoa = "amd-roots/ask_ark_milan.pem", "amd-roots/ask_ark_genoa.pem"
 
+// spring is collateral of 2026-02 for the FMSPC 90C06F000000.
+const spring = "dcap-quotes-with-collateral/tdx_quote_outdated_collateral.json"
+
+// intel are Intel's own certificates and lists of 2025-10, automata these and what fits the FMSPC 00806F050000.
+var (
+	intel    = []string{"dcap-automata/signing.der", "dcap-automata/root.der", "dcap-automata/platform.der", "dcap-automata/1025-pck_crl.der", "dcap-automata/intel_root_ca_crl.der"}
+	automata = append([]string{"dcap-automata/1025-tcb_info.json", "dcap-automata/1025-identity.json"}, intel...)
+)
+
 // TestVectors gives each piece of real evidence the verdict that its folder names.
 func TestVectors(t *testing.T) {
 	for _, row := range []struct {
@@ -118,6 +127,32 @@ func TestVectors(t *testing.T) {
 		{"dcap-quotes-with-collateral/sgx_quote", []string{"dcap-quotes-with-collateral/sgx_quote_collateral.json"}, "2026-06-20", true, evidence.Unavailable, "collateral"},
 		{"dcap-quotes-with-collateral/sgx_quote", nil, "2025-06-20", true, evidence.Unavailable, "collateral"},
 		{"dcap-automata/quote_sgx.bin", []string{"dcap-automata/tcb_info_v3_sgx.json"}, "2025-07-10", true, evidence.Refused, "sgx-debug"},
+		{"az-tdx-vtpm-evidence/evidence-v0.json", automata, "2025-10-25", true, evidence.Refused, "tcb-status"},
+		{"az-tdx-vtpm-evidence/evidence-v1.json", automata, "2025-10-25", true, evidence.Refused, "tcb-status"},
+		{"az-tdx-vtpm-evidence/evidence-v1.json", nil, "2025-10-25", true, evidence.Unavailable, "collateral"},
+		{"az-tdx-vtpm-evidence/evidence-v1.json", automata, "2026-10-25", true, evidence.Unavailable, "collateral"},
+		{"az-tdx-vtpm-evidence/td-quote.bin", automata, "2025-10-25", true, evidence.Refused, "tcb-status"},
+		{"az-tdx-vtpm-evidence/hcl-report.bin", automata, "2025-10-25", false, evidence.Unavailable, "hardware-report"},
+		{"hcl-tdx/hcl-report-tdx.bin", nil, "2025-10-25", false, evidence.Unavailable, "hardware-report"},
+		{"hcl-tdx-cvmtools/snp_hcl_report.bin", nil, "2025-10-25", false, evidence.Unavailable, "hardware-report"},
+		{"tdx-trustee/tdx_report_1.bin", nil, "2025-10-25", false, evidence.Unavailable, "hardware-report"},
+		{"dcap-automata/quote_tdx.bin", automata, "2025-10-25", true, evidence.Refused, "tcb-status"},
+		{"tdx-ccel-gcp-cos113/cos-113-tdx-quote.dat", automata, "2025-10-25", true, evidence.Accepted, ""},
+		{"dcap-quotes-with-collateral/tdx_quote", []string{"dcap-quotes-with-collateral/tdx_quote_collateral.json"}, "2025-06-20", true, evidence.Accepted, ""},
+		{"dcap-quotes-with-collateral/tdx_quote", []string{"dcap-quotes-with-collateral/tdx_quote_collateral.json"}, "2025-09-20", true, evidence.Unavailable, "collateral"},
+		{"dcap-quotes-with-collateral/tdx_quote", []string{spring}, "2026-02-20", true, evidence.Unavailable, "collateral"},
+		{"dcap-quotes-with-collateral/tdx_quote_outdated", []string{spring}, "2026-02-20", true, evidence.Refused, "tcb-status"},
+		{"dcap-quotes-with-collateral/tdx-quote.hex", nil, "2026-02-20", true, evidence.Unavailable, "collateral"},
+		{"dcap-quotes-with-collateral/quote-from-tappd.hex", nil, "2026-02-20", true, evidence.Unavailable, "collateral"},
+		{"tdx-quote-azure-cvmtools/td_quote_v4.dat", []string{spring}, "2026-02-20", true, evidence.Refused, "tcb-status"},
+		{"tdx-quote-azure-cvmtools/td_quote_v5.dat", []string{spring}, "2026-02-20", true, evidence.Refused, "tcb-status"},
+		{"tdx-gotdxguest/quote_v5_sample.dat", []string{spring}, "2026-02-20", true, evidence.Accepted, ""},
+		{"tdx-gotdxguest/tdx_prod_quote_SPR_E4.dat", nil, "2023-06-20", true, evidence.Unavailable, "collateral"},
+		{"tdx-trustee/tdx_quote_4.dat", nil, "2025-06-20", true, evidence.Refused, "td-debug"},
+		{"tdx-trustee/tdx_quote_5.dat", []string{spring}, "2026-02-20", true, evidence.Refused, "tcb-status"},
+		{"tdx-trustee/tdx_quote_6.dat", append([]string{"tdx-trustee/tcbInfo.json", "tdx-trustee/enclaveIdentity.json"}, intel...), "2025-11-01", true, evidence.Refused, "tcb-status"},
+		{"dcap-automata/alibaba_quote_5.dat", []string{spring}, "2026-02-20", true, evidence.Refused, "mrservicetd"},
+		{"dcap-automata/tdx_quote_5.dat", []string{spring}, "2026-02-20", true, evidence.Refused, "mrservicetd"},
 		{"dcap-intel-sample-sgx/quote.dat", nil, "2020-06-20", false, evidence.Refused, "hardware-report"},
 		{"vtpm-quote-azure/quote.bin", []string{"vtpm-quote-azure/akpub.pem"}, "2025-06-01", false, evidence.Unavailable, "attestation-key"},
 	} {
@@ -191,4 +226,106 @@ func TestSGXQuote(t *testing.T) {
 			t.Errorf("a document may ask for %s", status)
 		}
 	}
+}
+
+// TestTDXVectors judges real evidence of an Azure CVM with TDX by a document, then changes one expectation at a time.
+func TestTDXVectors(t *testing.T) {
+	in := judge.Input{Evidence: open(t, vector(t, "az-tdx-vtpm-evidence/evidence-v1.json")), Roots: judge.VendorRoots(), At: day(t, "2025-10-25")}
+	for _, name := range automata {
+		in.Files = append(in.Files, judge.File{Name: name, Raw: vector(t, name)})
+	}
+	said := mustInspect(t, in).Claims
+	exactly := m{}
+	for _, name := range []string{"mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrconfigid", "report-data", "mrowner", "mrownerconfig", "mrseam", "mrsignerseam", "seam-attributes", "td-debug", "td-migratable",
+		"td-sept-ve-disable", "td-pks", "td-key-locker", "td-perfmon", "xfam", "td-reserved-attributes", "fmspc", "ppid", "user-data", "vm-id", "vm-secure-boot", "pcr0", "pcr7"} {
+		exactly[name] = m{"exactly": said[name]}
+	}
+	exactly["tcb-status"] = m{"oneOf": []string{"UpToDate", "OutOfDate"}}
+	exactly["tee-tcb-svn"] = m{"atLeast": said["tee-tcb-svn"]}
+	exactly["tcb-evaluation"] = m{"atLeast": said["tcb-evaluation"]}
+	exactly["qe-isv-svn"] = m{"atLeast": said["qe-isv-svn"]}
+	exactly["pck-pce-svn"] = m{"atLeast": said["pck-pce-svn"]}
+	with := func(name string, value any) evidence.Judgement {
+		t.Helper()
+		claims := m{}
+		for n, x := range exactly {
+			claims[n] = x
+		}
+		if claims[name] = value; value == nil {
+			delete(claims, name)
+		}
+		e := expect(t, strings.Replace(document("azurevm", claims), `"software"`, `"intel"`, 1))
+		if err := e.Nonce(unhex(t, said["quote-nonce"].(string))); err != nil {
+			t.Fatal(err)
+		}
+		return verify(t, in, e)
+	}
+	if j := with("", nil); j.Verdict != evidence.Accepted || !j.Authentic || j.Root != evidence.RootIntel {
+		show(t, j)
+		t.Fatalf("positive twin: verdict %s", j.Verdict)
+	}
+	wrong := map[string]any{"tcb-status": m{"exactly": "UpToDate"}, "tee-tcb-svn": m{"atLeast": strings.Repeat("ff", 16)}, "tcb-evaluation": m{"atLeast": 1000}, "qe-isv-svn": m{"atLeast": 1000},
+		"pck-pce-svn": m{"atLeast": 1000}, "xfam": m{"exactly": "0x1"}, "td-reserved-attributes": m{"exactly": "0x2"}, "vm-id": m{"exactly": "x"}}
+	for name := range exactly {
+		t.Run(name, func(t *testing.T) {
+			value := wrong[name]
+			switch x := said[name].(type) {
+			case bool:
+				value = m{"exactly": !x}
+			case string:
+				if value == nil {
+					value = m{"exactly": strings.Repeat("7e", len(x)/2)}
+				}
+			}
+			j := with(name, value)
+			for _, c := range j.Checks {
+				if c.Result == evidence.NotMet && c.Claim != name {
+					t.Errorf("%s fails too", c.Claim)
+				}
+			}
+			if j.Verdict != evidence.Refused || !find(j, name, evidence.NotMet) {
+				show(t, j)
+				t.Errorf("verdict %s", j.Verdict)
+			}
+		})
+	}
+	for _, name := range []string{"mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrconfigid"} {
+		t.Run("SVC-26 nothing said of "+name, func(t *testing.T) {
+			if j := with(name, nil); j.Verdict != evidence.Refused || !find(j, name, evidence.NotMet) {
+				t.Errorf("verdict %s", j.Verdict)
+			}
+		})
+	}
+	t.Run("TDX-20 RTMR 3 alone", func(t *testing.T) {
+		e := expect(t, strings.Replace(document("azurevm", m{"rtmr3": exactly["rtmr3"], "pcrs": "any", "nonce": "any"}), `"software"`, `"intel"`, 1))
+		if j := verify(t, in, e); j.Verdict != evidence.Refused || !find(j, "mrtd", evidence.NotMet) {
+			t.Errorf("verdict %s", j.Verdict)
+		}
+	})
+	t.Run("TDX-27 a TD taken as SNP", func(t *testing.T) {
+		in := in
+		in.Evidence = open(t, vector(t, "hcl-tdx-cvmtools/snp_hcl_report.bin"))
+		e := expect(t, strings.Replace(document("sevsnpvm", m{"measurement": "any", "host-data": "any", "user-data": "any"}), `"software"`, `"amd"`, 1))
+		if j := verify(t, in, e); j.Verdict != evidence.Refused || !find(j, "kind", evidence.NotMet) {
+			show(t, j)
+			t.Errorf("verdict %s", j.Verdict)
+		}
+	})
+	t.Run("TDX-27 a quote that was made of another report", func(t *testing.T) {
+		in := in
+		ev := *in.Evidence
+		ev.TDQuote = open(t, vector(t, "dcap-automata/quote_tdx.bin")).TDQuote
+		in.Evidence = &ev
+		if j := mustInspect(t, in); j.Authentic || !find(j, "runtime-claims", evidence.NotMet) {
+			show(t, j)
+			t.Error("authentic")
+		}
+	})
+	t.Run("SVC-22 only AMD's roots are named", func(t *testing.T) {
+		in := in
+		in.Roots = judge.Roots{AMD: true}
+		if j := mustInspect(t, in); j.Authentic || j.Root != "" {
+			t.Error("authentic")
+		}
+	})
 }
