@@ -1,9 +1,13 @@
 package tdx
 
 import (
+	"bytes"
+	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -101,5 +105,119 @@ func TestTDX13CapturedQuotes(t *testing.T) {
 				t.Errorf("root %s", a.Root())
 			}
 		})
+	}
+}
+
+// What Intel's library and others read out of one captured quote, member by member.
+func TestTDX13PublishedValues(t *testing.T) {
+	q, err := ParseQuote(vector(t, "tdx-trustee/tdx_quote_4.dat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var published struct {
+		Quote struct {
+			Body map[string]string `json:"body"`
+		} `json:"quote"`
+	}
+	if err := json.Unmarshal(vector(t, "tdx-trustee/parse_tdx_claims_expected.json"), &published); err != nil {
+		t.Fatal(err)
+	}
+	b := q.Body
+	number := func(v uint64) []byte { return binary.LittleEndian.AppendUint64(nil, v) }
+	for name, got := range map[string][]byte{
+		"mr_config_id": b.MRConfigID[:], "mr_owner": b.MROwner[:], "mr_owner_config": b.MROwnerConfig[:], "mr_seam": b.MRSeam[:], "mr_td": b.MRTD[:], "mrsigner_seam": b.MRSignerSeam[:],
+		"report_data": b.ReportData[:], "rtmr_0": b.RTMR[0][:], "rtmr_1": b.RTMR[1][:], "rtmr_2": b.RTMR[2][:], "rtmr_3": b.RTMR[3][:], "seam_attributes": b.SeamAttributes[:],
+		"td_attributes": number(uint64(b.TDAttributes)), "xfam": number(b.XFAM), "tcb_svn": b.TEETCBSVN[:],
+	} {
+		want, ok := published.Quote.Body[name]
+		if !ok || hex.EncodeToString(got) != want {
+			t.Errorf("%s: %x, published as %q", name, got, want)
+		}
+	}
+}
+
+func TestCapturedReports(t *testing.T) {
+	if _, err := ParseReport(vector(t, "tdx-trustee/tdx_report_1.bin")); err != nil {
+		t.Error(err)
+	}
+	// A sample that is no TD's report: its type says so.
+	if _, err := ParseReport(vector(t, "tdx-gotdxguest/report.dat")); evidence.CodeOf(err) != evidence.CodeUnsupported {
+		t.Errorf("1,024 bytes of another type: %v", err)
+	}
+	// A TD report inside an HCL report, and the quote that was made of it.
+	slot := vector(t, "az-tdx-vtpm-evidence/hcl-report.bin")[32 : 32+ReportSize]
+	r, err := ParseReport(slot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := ParseQuote(vector(t, "az-tdx-vtpm-evidence/td-quote.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.QuotedBy(q); err != nil {
+		t.Error(err)
+	}
+	other, err := ParseQuote(vector(t, "tdx-quote-azure-cvmtools/td_quote_v4.dat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.QuotedBy(other); evidence.CodeOf(err) != evidence.CodeBinding {
+		t.Errorf("another TD's quote: %v", err)
+	}
+}
+
+func TestCapturedLogs(t *testing.T) {
+	var published map[string]struct {
+		Values map[string]string `json:"mr_index_to_value"`
+	}
+	if err := json.Unmarshal(vector(t, "launch/ccel-logs/expected.json"), &published); err != nil {
+		t.Fatal(err)
+	}
+	if len(published) < 6 {
+		t.Fatalf("%d logs", len(published))
+	}
+	for file, want := range published {
+		raw := vector(t, filepath.Join("launch/ccel-logs", file))
+		got, _, err := ReplayCCEL(raw)
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		for index, value := range want.Values {
+			n, err := strconv.Atoi(index)
+			if err != nil || hex.EncodeToString(got[n-1][:]) != value {
+				t.Errorf("%s: RTMR %d is %x, published as %s", file, n-1, got[n-1], value)
+			}
+		}
+		for _, cut := range []int{0, 20, 40, 100, 500} {
+			if _, _, err := ReplayCCEL(raw[:cut]); err == nil && cut < 70 {
+				t.Errorf("TPM-06 %s cut after %d bytes was read", file, cut)
+			}
+		}
+		if _, err := ParseCCEL(append(bytes.Clone(raw), 1, 2, 3, 4)); err == nil {
+			t.Errorf("%s with other bytes after its end was read", file)
+		}
+	}
+	q, err := ParseQuote(vector(t, "tdx-ccel-gcp-cos113/cos-113-tdx-quote.dat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := vector(t, "tdx-ccel-gcp-cos113/ccel_data.dat")
+	events, err := CheckCCEL(log, q.Body.RTMR)
+	if err != nil || len(events) == 0 {
+		t.Fatal(err)
+	}
+	other := q.Body.RTMR
+	other[2][0] ^= 1
+	if _, err := CheckCCEL(log, other); evidence.CodeOf(err) != evidence.CodeMeasurement {
+		t.Errorf("TPM-06 a log that does not explain RTMR 2: %v", err)
+	}
+	dupe := vector(t, "launch/ccel-logs/cos-113-intel-tdx-dupe-separator-unpadded.bin")
+	values, _, err := ReplayCCEL(dupe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := CheckCCEL(dupe, values); evidence.CodeOf(err) != evidence.CodeMeasurement {
+		t.Errorf("TPM-04 a second separator: %v", err)
 	}
 }
