@@ -149,3 +149,23 @@ func pemOf(certs ...*x509.Certificate) (out []byte) {
 	}
 	return out
 }
+
+// Issuers gives the chain of one of Intel's documents or lists that is in the set, in PEM: its signer, then the root. It is
+// nil where the set does not have both.
+func (s *Set) Issuers(i Item) []byte {
+	if i.Document != nil {
+		return s.signerChain(i.Document)
+	}
+	if i.CRL == nil {
+		return nil
+	}
+	for _, ca := range s.named(i.CRL.RawIssuer) {
+		if i.CRL.CheckSignatureFrom(ca) != nil {
+			continue
+		}
+		if roots := s.issuers(ca); len(roots) > 0 {
+			return pemOf(ca, roots[0])
+		}
+	}
+	return nil
+}
