@@ -85,7 +85,12 @@ func TestCrashChild(t *testing.T) {
 	made := filepath.Join(dir, "made")
 	if _, err := os.Stat(made); err != nil {
 		nics := []string{e.nic("n"), e.nic("n2")}
-		for i, c := range [][2]string{{webURL, e.body(nics[0], with("properties.networkProfile.networkInterfaces", []any{map[string]any{"id": nics[0], "properties": map[string]any{"deleteOption": "Delete"}}}))}, {two, e.body(nics[1], with("properties.userData", nil), with("properties.osProfile", map[string]any{"computerName": "two", "adminUsername": "u",
+		if status, _, _ := e.call("GET", setPath, ""); status == 404 {
+			if status, out, _ := e.call("PUT", setPath, setBody(e.customerKey(), "false")); status/100 != 2 {
+				t.Fatalf("PUT of the encryption set: %d %v", status, out)
+			}
+		}
+		for i, c := range [][2]string{{webURL, e.body(nics[0], with("properties.networkProfile.networkInterfaces", []any{map[string]any{"id": nics[0], "properties": map[string]any{"deleteOption": "Delete"}}}))}, {two, e.body(nics[1], with("properties.userData", nil), with("properties.storageProfile.osDisk.managedDisk.securityProfile.diskEncryptionSet.id", setPath), with("properties.osProfile", map[string]any{"computerName": "two", "adminUsername": "u",
 			"linuxConfiguration": map[string]any{"disablePasswordAuthentication": true, "ssh": map[string]any{"publicKeys": []any{map[string]any{"path": "p", "keyData": "ssh-ed25519 AAAA"}}}}}))}} {
 			if status, _, _ := e.call("GET", c[0], ""); status == 404 { // the init data pin this process's issuer, so they differ from those before
 				if status, out, _ := e.call("PUT", c[0], c[1]); status != 201 {
@@ -108,6 +113,10 @@ func TestCrashChild(t *testing.T) {
 		}
 		e.until(vm, `NotFound`)
 	}
+	if status, out, _ := e.call("DELETE", setPath, ""); status/100 != 2 && status != 404 {
+		t.Fatal(status, out) // no VM uses it any more
+	}
+	e.until(setPath, `NotFound`)
 	if status, out, _ := e.call("DELETE", group, ""); status != 202 && status != 404 {
 		t.Fatal(status, out)
 	}
@@ -122,7 +131,7 @@ func TestCrashChild(t *testing.T) {
 	if err != nil || len(places) != 1 || len(places[0].Value.VMs) != 0 {
 		t.Errorf("capacity left: %+v, %v", places, err)
 	}
-	for _, kind := range []string{"vm", "vmstatus", "journey", "disk", "nic", "vnet", "group"} {
+	for _, kind := range []string{"vm", "vmstatus", "journey", "disk", "nic", "vnet", "encryptionset", "group"} {
 		if items, _, err := store.Of[any](db, kind).List(t.Context(), ""); err != nil || len(items) != 0 {
 			t.Errorf("left of kind %s: %v, %v", kind, items, err)
 		}
