@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,13 +15,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"cloister.dev/cloister/attest/appraise"
 	"cloister.dev/cloister/attest/client"
+	"cloister.dev/cloister/attest/request"
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/dcap"
+	"cloister.dev/cloister/evidence/hcl"
 	"cloister.dev/cloister/evidence/token"
 )
 
@@ -80,24 +84,51 @@ func spring(t testing.TB) *files {
 		TCBInfoIssuerChain: []byte(c["tcb_info_issuer_chain"]), QEIdentityIssuerChain: []byte(c["qe_identity_issuer_chain"]), PCKCRLIssuerChain: []byte(c["pck_crl_issuer_chain"])}}
 }
 
+// swapped judges by whatever options a test set last, so that rows share one service.
+type swapped struct {
+	atomic.Pointer[appraise.Verifier]
+}
+
+func (s *swapped) SevSnpVM(ctx context.Context, in *request.SevSnpVM, at time.Time) (*appraise.Result, error) {
+	return s.Load().SevSnpVM(ctx, in, at)
+}
+
+func (s *swapped) TdxVM(ctx context.Context, in *request.TdxVM, at time.Time) (*appraise.Result, error) {
+	return s.Load().TdxVM(ctx, in, at)
+}
+
+func (s *swapped) Guest(ctx context.Context, in *request.Guest, at time.Time) (*appraise.Result, error) {
+	return s.Load().Guest(ctx, in, at)
+}
+
+func (s *swapped) AK(ctx context.Context, in *request.AK, at time.Time) (*appraise.AK, error) {
+	return s.Load().AK(ctx, in, at)
+}
+
+func (s *swapped) set(o appraise.IntelOptions) {
+	s.Store(appraise.New(appraise.Hardware(nil, &o, nil)))
+}
+
 // tdWorld is a service whose hardware issuer stands for Intel, with an endorser of the test's.
-func tdWorld(t testing.TB, at time.Time, o appraise.IntelOptions) *world {
+func tdWorld(t testing.TB, at time.Time, o appraise.IntelOptions) (*world, *swapped) {
 	t.Helper()
 	w := &world{dir: t.TempDir(), chip: softwareChip(t), now: at}
 	s, err := Open(config(t, w.dir, w.chip), func() time.Time { return w.now }, slog.New(slog.NewJSONHandler(io.Discard, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
+	judge := &swapped{}
+	judge.set(o)
 	for _, p := range s.providers {
 		if p.Name == "hardware" {
-			p.Evaluator = appraise.New(appraise.Hardware(nil, &o, nil))
+			p.Evaluator = judge
 		}
 	}
 	server := httptest.NewTLSServer(s.Handler)
 	t.Cleanup(func() { server.Close(); s.Close() })
 	w.url, w.http, w.handler = server.URL, server.Client(), s.Handler
 	w.authority = readAuthority(t, filepath.Join(w.dir, "state", "hardware.public.json"))
-	return w
+	return w, judge
 }
 
 var (
@@ -109,7 +140,7 @@ var (
 func TestTdxVM(t *testing.T) {
 	quote := vector(t, "dcap-quotes-with-collateral/tdx_quote")
 	collateral := spring(t)
-	w := tdWorld(t, summer, appraise.IntelOptions{Collateral: collateral, Accept: []dcap.Status{dcap.UpToDate}})
+	w, _ := tdWorld(t, summer, appraise.IntelOptions{Collateral: collateral, Accept: []dcap.Status{dcap.UpToDate}})
 	compact, err := w.client("").TdxVM(t.Context(), client.TdxVM{Quote: quote, Nonce: "n"})
 	if err != nil {
 		t.Fatal(err)
@@ -148,6 +179,7 @@ func TestTdxVMRefused(t *testing.T) {
 	accept := []dcap.Status{dcap.UpToDate}
 	flipped := bytes.Clone(good)
 	flipped[48+136] ^= 1
+	w, judge := tdWorld(t, summer, appraise.IntelOptions{})
 	for _, r := range []struct {
 		name    string
 		at      time.Time
@@ -167,13 +199,15 @@ func TestTdxVMRefused(t *testing.T) {
 		{"TDX-16 collateral of long ago", autumn, appraise.IntelOptions{Collateral: october(t), Accept: []dcap.Status{dcap.OutOfDate}, MinimumEvaluation: 1000}, client.TdxVM{Quote: vector(t, "dcap-automata/quote_tdx.bin")}, evidence.CodeTCB},
 	} {
 		t.Run(r.name, func(t *testing.T) {
-			w := tdWorld(t, r.at, r.options)
+			judge.set(r.options)
+			w.now = r.at
 			if got, err := w.client("").TdxVM(t.Context(), r.in); got != "" || evidence.CodeOf(err) != r.code {
 				t.Errorf("%v, want %s", err, r.code)
 			}
 		})
 	}
-	w := tdWorld(t, autumn, appraise.IntelOptions{Collateral: october(t), Accept: []dcap.Status{dcap.UpToDate, dcap.OutOfDate}})
+	judge.set(appraise.IntelOptions{Collateral: october(t), Accept: []dcap.Status{dcap.UpToDate, dcap.OutOfDate}})
+	w.now = autumn
 	compact, err := w.client("").TdxVM(t.Context(), client.TdxVM{Quote: vector(t, "dcap-automata/quote_tdx.bin")})
 	if err != nil {
 		t.Fatalf("twin of TDX-04: %v", err)
@@ -204,5 +238,75 @@ func TestTdxVMRefused(t *testing.T) {
 		if resp.StatusCode != http.StatusBadRequest {
 			t.Errorf("version %s: %d", version, resp.StatusCode)
 		}
+	}
+}
+
+// A real TD's evidence holds together from the quote by the HCL report to the vTPM's quote. There is no boot log with it,
+// and its nonce is not ours: there it ends, and nowhere before.
+func TestRealTDGuest(t *testing.T) {
+	report, err := hcl.Parse(vector(t, "az-tdx-vtpm-evidence/hcl-report.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	named, err := hcl.ParseClaims(report.Claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ak, err := named.RSAKey(hcl.KeyAK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var quote struct {
+		Signature, Message string
+		PCRs               []string
+	}
+	if err := json.Unmarshal(vector(t, "az-tdx-vtpm-evidence/tpm-quote-v1.json"), &quote); err != nil {
+		t.Fatal(err)
+	}
+	bytesOf := func(text string) []byte {
+		raw, err := hex.DecodeString(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	w, judge := tdWorld(t, autumn, appraise.IntelOptions{Collateral: october(t), Accept: []dcap.Status{dcap.UpToDate, dcap.SWHardeningNeeded, dcap.OutOfDate}})
+	good := func() client.Guest {
+		g := client.Guest{OSType: "Linux", OSDistro: "Ubuntu", TDQuote: vector(t, "az-tdx-vtpm-evidence/td-quote.bin"), RuntimeClaims: report.Claims,
+			AKPublic: public(ak, signing, nil), Quote: bytesOf(quote.Message), QuoteSignature: bytesOf(quote.Signature), PCRs: map[int][32]byte{}}
+		for n, text := range quote.PCRs {
+			g.PCRs[n] = [32]byte(bytesOf(text))
+		}
+		return g
+	}
+	stranger := newTPM(t)
+	for _, r := range []struct {
+		name   string
+		change func(*client.Guest)
+		code   evidence.Code
+		field  string
+	}{
+		{"TPM-01 a quote of another session", nil, evidence.CodeBinding, "quote qualifying data"},
+		{"SVC-32 other claims", func(g *client.Guest) { g.RuntimeClaims = stranger.claims(t) }, evidence.CodeBinding, "REPORTDATA"},
+		{"TPM-07 another AK", func(g *client.Guest) { g.AKPublic = public(&stranger.ak.PublicKey, signing, nil) }, evidence.CodeBinding, "HCLAkPub"},
+		{"TPM-03 other registers", func(g *client.Guest) { g.PCRs[4] = [32]byte{1} }, evidence.CodeBinding, ""},
+		{"TPM-09 another signature", func(g *client.Guest) { g.QuoteSignature[9] ^= 1 }, evidence.CodeChain, ""},
+		{"TDX-27 a SEV-SNP report in the quote's place", func(g *client.Guest) { g.TDQuote = report.Hardware }, evidence.CodeUnsupported, ""},
+		{"init data of another", func(g *client.Guest) { g.InitTimeData = initData }, evidence.CodeBinding, "MRCONFIGID"},
+		{"TDX-04 a status that is not accepted", func(*client.Guest) {
+			judge.set(appraise.IntelOptions{Collateral: october(t), Accept: []dcap.Status{dcap.ConfigurationNeeded}})
+		}, evidence.CodeTCB, "TCB status"},
+	} {
+		t.Run(r.name, func(t *testing.T) {
+			g := good()
+			if r.change != nil {
+				r.change(&g)
+			}
+			_, err := w.client("").AzureGuest(t.Context(), g)
+			var refusal *evidence.Refusal
+			if !errors.As(err, &refusal) || refusal.Code != r.code || r.field != "" && refusal.Field != r.field {
+				t.Errorf("%v, want %s of %s", err, r.code, r.field)
+			}
+		})
 	}
 }
