@@ -1,6 +1,7 @@
 package dcap_test
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
@@ -134,14 +135,32 @@ func TestVerifyRealQuotes(t *testing.T) {
 	}
 }
 
-// TestIntelsSamplesAreRefused: they are well-formed up to a point, and end at roots of their own.
+// TestIntelsSamplesAreRefused: their quotes hold no PEM chain, and with their chains put in they end at roots of their own.
 func TestIntelsSamplesAreRefused(t *testing.T) {
+	o := dcap.Options{At: day(t, "2022-01-01")}
 	for _, dir := range []string{"dcap-intel-sample-sgx", "dcap-intel-sample-tdx"} {
-		t.Run(dir, func(t *testing.T) {
-			if _, err := verify(t, split(t, vector(t, dir+"/quote.dat")), dcap.Options{At: day(t, "2022-01-01")}); err == nil {
-				t.Error("accepted")
-			} else {
-				t.Log(err)
+		q := split(t, vector(t, dir+"/quote.dat"))
+		t.Run("TDX-14 "+dir, func(t *testing.T) {
+			if _, err := verify(t, q, o); evidence.CodeOf(err) != evidence.CodeParse {
+				t.Error(err)
+			}
+		})
+		t.Run("TDX-17 "+dir, func(t *testing.T) {
+			raw := q.signature
+			s := &dcap.SignatureData{Signature: [64]byte(raw), AttestationKey: [64]byte(raw[64:])}
+			if raw = raw[128:]; q.version > 3 {
+				raw = raw[6:]
+			}
+			s.QEReport, s.QESignature = [384]byte(raw), [64]byte(raw[384:])
+			s.AuthData = raw[450:][:binary.LittleEndian.Uint16(raw[448:])]
+			block, second := pem.Decode(vector(t, dir+"/pckSignChain.pem"))
+			first := pem.EncodeToMemory(block)
+			if dir == "dcap-intel-sample-tdx" { // which has the root first
+				first, second = second, first
+			}
+			s.PCKChainPEM = slices.Concat(bytes.TrimSpace(vector(t, dir+"/pckCert.pem")), []byte("\n"), bytes.TrimSpace(first), []byte("\n"), second)
+			if _, err := dcap.Verify(q.signed, s, o); evidence.CodeOf(err) != evidence.CodeChain || !strings.Contains(err.Error(), "root key") {
+				t.Error(err)
 			}
 		})
 	}
