@@ -23,9 +23,9 @@ type Set []Value
 
 // Claim is one statement in the incoming, outgoing or property set.
 type Claim struct {
-	Type   string
-	Value  Value
-	Issuer string
+	Type   string `json:"type"`
+	Value  Value  `json:"value"`
+	Issuer string `json:"issuer"`
 }
 
 // valueType names the type of a value as policies do. A set has the type of its members.

@@ -17,10 +17,12 @@ const (
 	maxRules      = 1000      // in all sections together
 	maxConditions = 16        // in one rule
 	maxCallDepth  = 16        // function calls inside function calls
-	maxSteps      = 200_000   // claims compared in one evaluation
+	maxSteps      = 200_000   // claims compared in one evaluation, and their like
 	maxClaims     = 10_000    // claims in the incoming set, with those that rules add
 	maxText       = 1 << 20   // bytes of one text value made by a function
 	maxQuery      = 4 << 10   // bytes of one JMESPath query
+	maxPattern    = 1 << 10   // bytes of one regular expression
+	maxWork       = 64 << 20  // bytes that a JMESPath query may make of its document at most
 )
 
 // Hash is what tokens carry as x-ms-policy-hash: base64url(SHA-256(base64url(text))). It covers the

@@ -19,6 +19,10 @@ type Outcome struct {
 // Evaluate runs a policy on the incoming claims. It returns an outcome only when a rule permitted, none
 // denied, and nothing went wrong; everything else is a refusal with the code refuse/policy.
 func (p *Policy) Evaluate(incoming []Claim, s Schema) (*Outcome, error) {
+	return p.evaluate(incoming, s, nil)
+}
+
+func (p *Policy) evaluate(incoming []Claim, s Schema, trace *Trace) (*Outcome, error) {
 	m := &machine{schema: s, incoming: slices.Clone(incoming)}
 	if len(incoming) > maxClaims {
 		return nil, evidence.Refuse(evidence.CodePolicy, "claims", fmt.Sprint(len(incoming)), fmt.Sprintf("at most %d", maxClaims))
@@ -28,22 +32,26 @@ func (p *Policy) Evaluate(incoming []Claim, s Schema) (*Outcome, error) {
 		rules   []rule
 	}{{configurationRules, p.configuration}, {authorizationRules, p.authorization}, {issuanceRules, p.issuance}} {
 		for i, r := range sec.rules {
-			name := fmt.Sprintf("%s rule %d (line %d)", sectionNames[sec.section], i+1, r.line)
+			name := ruleName{sec.section, i + 1, r.line}
+			m.watch = trace.rule(name)
 			if err := m.run(r, name); err != nil {
-				return nil, evidence.Refuse(evidence.CodePolicy, "policy", err.Error(), "a rule that can be evaluated").By(name)
+				if m.watch != nil {
+					m.watch.Error = err.Error()
+				}
+				return nil, evidence.Refuse(evidence.CodePolicy, "policy", err.Error(), "a rule that can be evaluated").By(name.String())
 			}
 		}
 		if sec.section != authorizationRules {
 			continue
 		}
 		switch {
-		case m.deny != "":
-			return nil, evidence.Refuse(evidence.CodePolicy, "policy", "a deny rule fired", "no deny rule that fires").By(m.deny)
-		case m.permit == "":
+		case m.deny.number != 0:
+			return nil, evidence.Refuse(evidence.CodePolicy, "policy", "a deny rule fired", "no deny rule that fires").By(m.deny.String())
+		case m.permit.number == 0:
 			return nil, evidence.Refuse(evidence.CodePolicy, "policy", "no permit rule fired", "a permit rule that fires").By("denied by default")
 		}
 	}
-	return &Outcome{Permit: m.permit, Issued: m.issued, Properties: m.properties}, nil
+	return &Outcome{Permit: m.permit.String(), Issued: m.issued, Properties: m.properties}, nil
 }
 
 type machine struct {
@@ -51,17 +59,42 @@ type machine struct {
 	incoming     []Claim
 	issued       []Claim
 	properties   []Claim
-	permit, deny string
+	permit, deny ruleName // the first that did
 	steps        int
+	watch        *RuleTrace // nil: nobody asked
 }
+
+// ruleName names a rule for people; it becomes text only when somebody reads it.
+type ruleName struct {
+	section      section
+	number, line int // from 1; 0 is no rule
+}
+
+func (n ruleName) String() string {
+	return fmt.Sprintf("%s rule %d (line %d)", sectionNames[n.section], n.number, n.line)
+}
+
+// spend counts work, in comparisons or their like.
+func (m *machine) spend(n int) error {
+	if m.steps += n; m.steps > maxSteps {
+		return fmt.Errorf("more than %d steps", maxSteps)
+	}
+	return nil
+}
+
+// weight is what a pass over a text of so many bytes counts.
+func weight(n int) int { return 1 + n/64 }
 
 // errNothing is JsonToClaimValue of null: the rule does nothing.
 var errNothing = errors.New("no value")
 
-func (m *machine) run(r rule, name string) error {
+func (m *machine) run(r rule, name ruleName) error {
 	// Claims that the rule adds are seen by later rules, not by its own conditions.
 	view := m.incoming
 	return m.match(view, r.conditions, map[string]Claim{}, func(names map[string]Claim) error {
+		if m.watch != nil {
+			m.watch.Fired++
+		}
 		return m.act(r.action, name, names)
 	})
 }
@@ -75,10 +108,7 @@ func (m *machine) match(view []Claim, conditions []condition, names map[string]C
 	c, rest := conditions[0], conditions[1:]
 	found := false
 	for _, claim := range view {
-		if m.steps++; m.steps > maxSteps {
-			return fmt.Errorf("more than %d comparisons", maxSteps)
-		}
-		ok, err := m.meets(claim, c.tests, names)
+		ok, err := m.meets(claim, c, names)
 		if err != nil {
 			return err
 		}
@@ -96,6 +126,7 @@ func (m *machine) match(view []Claim, conditions []condition, names map[string]C
 			return err
 		}
 	}
+	m.watch.outcome(c, found)
 	if c.name == "" && found != c.negated {
 		return m.match(view, rest, names, fire)
 	}
@@ -103,18 +134,36 @@ func (m *machine) match(view []Claim, conditions []condition, names map[string]C
 }
 
 // meets tells whether one claim (one member of it, where it is a set) meets every test.
-func (m *machine) meets(c Claim, tests []test, names map[string]Claim) (bool, error) {
-	for _, member := range members(c.Value) {
-		ok, err := m.meetsMember(Claim{Type: c.Type, Value: member, Issuer: c.Issuer}, tests, names)
+func (m *machine) meets(c Claim, by condition, names map[string]Claim) (bool, error) {
+	set, isSet := c.Value.(Set)
+	if !isSet {
+		return m.meetsMember(c, by, names)
+	}
+	for _, member := range set {
+		ok, err := m.meetsMember(Claim{Type: c.Type, Value: member, Issuer: c.Issuer}, by, names)
 		if ok || err != nil {
 			return ok, err
 		}
 	}
-	return false, nil
+	return false, m.spend(1)
 }
 
-func (m *machine) meetsMember(c Claim, tests []test, names map[string]Claim) (bool, error) {
-	for _, t := range tests {
+func (m *machine) meetsMember(c Claim, by condition, names map[string]Claim) (bool, error) {
+	if err := m.spend(1); err != nil {
+		return false, err
+	}
+	for i, t := range by.tests {
+		if t.pattern != nil {
+			ok, err := m.matches(c, t)
+			if err != nil {
+				return false, fmt.Errorf("line %d column %d: claim %q: %w", t.at.line, t.at.column, c.Type, err)
+			}
+			if !ok {
+				m.watch.miss(by, i, c, t.operand.literal)
+				return false, nil
+			}
+			continue
+		}
 		want, err := m.value(t.operand, names)
 		if errors.Is(err, errNothing) {
 			return false, nil
@@ -124,13 +173,28 @@ func (m *machine) meetsMember(c Claim, tests []test, names map[string]Claim) (bo
 		}
 		ok, err := compare(property(c, t.property), t.operator, want)
 		if err != nil {
-			return false, fmt.Errorf("line %d: claim %q: %w", t.at.line, c.Type, err)
+			return false, fmt.Errorf("line %d column %d: claim %q: %w", t.at.line, t.at.column, c.Type, err)
 		}
 		if !ok {
+			m.watch.miss(by, i, c, want)
 			return false, nil
 		}
 	}
+	m.watch.hit(by, c)
 	return true, nil
+}
+
+// matches tells whether a text matches, or does not match, a pattern. Values that are no texts are an error: else
+// a pattern that must not match would hold for every number.
+func (m *machine) matches(c Claim, t test) (bool, error) {
+	s, ok := property(c, t.property).(string)
+	if !ok {
+		return false, fmt.Errorf("%s needs a text", t.operator)
+	}
+	if err := m.spend(weight(len(s))); err != nil {
+		return false, err
+	}
+	return t.pattern.MatchString(s) == (t.operator == "=~"), nil
 }
 
 func property(c Claim, name string) Value {
@@ -177,15 +241,15 @@ func compare(got Value, operator string, want Value) (bool, error) {
 	return false, fmt.Errorf("unknown operator %s", operator)
 }
 
-func (m *machine) act(a action, name string, names map[string]Claim) error {
+func (m *machine) act(a action, name ruleName, names map[string]Claim) error {
 	switch a.verb {
 	case "permit":
-		if m.permit == "" {
+		if m.permit.number == 0 {
 			m.permit = name
 		}
 		return nil
 	case "deny":
-		if m.deny == "" {
+		if m.deny.number == 0 {
 			m.deny = name
 		}
 		return nil
@@ -266,9 +330,6 @@ func (m *machine) value(e expression, names map[string]Claim) (Value, error) {
 	case e.ident != "":
 		return property(names[e.ident], e.property), nil
 	}
-	if m.steps++; m.steps > maxSteps {
-		return nil, fmt.Errorf("more than %d steps", maxSteps)
-	}
 	args := make([]Value, len(e.args))
 	for i, a := range e.args {
 		var err error
@@ -276,9 +337,12 @@ func (m *machine) value(e expression, names map[string]Claim) (Value, error) {
 			return nil, err
 		}
 	}
+	if err := m.spend(cost(e.function, args)); err != nil {
+		return nil, err
+	}
 	v, err := call(e.function, args)
 	if err != nil && !errors.Is(err, errNothing) {
-		return nil, fmt.Errorf("line %d: %s: %w", e.at.line, e.function, err)
+		return nil, fmt.Errorf("line %d column %d: %s: %w", e.at.line, e.at.column, e.function, err)
 	}
 	return v, err
 }

@@ -78,9 +78,15 @@ func jmesPath(doc, query Value) (out Value, err error) {
 			out, err = nil, fmt.Errorf("the query failed: %v", r)
 		}
 	}()
+	if _, err := growth(q, len(raw)); err != nil {
+		return nil, err
+	}
 	found, err := jmespath.Search(q, v)
 	if err != nil {
 		return nil, err
+	}
+	if sized(found, maxText) < 0 {
+		return nil, fmt.Errorf("a result of more than %d bytes", maxText)
 	}
 	text, err := json.Marshal(found)
 	if err != nil {

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,15 +40,18 @@ type rule struct {
 }
 
 type condition struct {
-	name    string // "" where it binds nothing
-	negated bool
-	tests   []test
+	name         string // "" where it binds nothing
+	negated      bool
+	tests        []test
+	number       int // in its rule, from 0
+	line, column int
 }
 
 type test struct {
 	property string // type, value, valueType or issuer
-	operator string // == != < <= > >=
+	operator string // == != < <= > >= =~ !~
 	operand  expression
+	pattern  *regexp.Regexp // of =~ and !~
 	at       lexeme
 }
 
@@ -69,7 +73,7 @@ type expression struct {
 
 var (
 	properties = []string{"type", "value", "valueType", "issuer"}
-	operators  = []string{"==", "!=", "<", "<=", ">", ">=", "="}
+	operators  = []string{"==", "!=", "<", "<=", ">", ">=", "=~", "!~", "="}
 	functions  = map[string]int{"JmesPath": 2, "JsonToClaimValue": 1, "AppendString": 2, "NegateBool": 1, "IsSubsetOf": 2, "ContainsOnlyValue": 2}
 	verbs      = map[section][]string{
 		configurationRules: {"issueproperty"},
@@ -242,7 +246,7 @@ func bound(conditions []condition, name string) bool {
 }
 
 func (p *parser) condition(before []condition) (condition, error) {
-	var c condition
+	c := condition{number: len(before), line: p.peek().line, column: p.peek().column}
 	if p.peek().kind == ident {
 		name := p.take()
 		if bound(before, name.text) {
@@ -311,6 +315,9 @@ func (p *parser) test(before []condition) (test, error) {
 	if t.operand, err = p.expression(before); err != nil {
 		return t, err
 	}
+	if t.operator == "=~" || t.operator == "!~" {
+		return t, t.compile()
+	}
 	_, isInt := t.operand.literal.(int64)
 	switch {
 	case t.operator != "==" && t.operator != "!=" && t.property != "value":
@@ -327,6 +334,24 @@ func (p *parser) test(before []condition) (test, error) {
 		}
 	}
 	return t, nil
+}
+
+// compile readies a pattern. RE2 takes time in proportion to the text, whatever the pattern; patterns that a
+// claim would make are refused, so that evidence never writes one.
+func (t *test) compile() error {
+	s, ok := t.operand.literal.(string)
+	at := t.operand.at
+	if !ok {
+		return mistake(at.line, at.column, at.String(), "a pattern in quotes behind "+t.operator)
+	}
+	if len(s) > maxPattern {
+		return mistake(at.line, at.column, fmt.Sprintf("a pattern of %d bytes", len(s)), fmt.Sprintf("at most %d", maxPattern))
+	}
+	var err error
+	if t.pattern, err = regexp.Compile(s); err != nil {
+		return mistake(at.line, at.column, at.String()+": "+err.Error(), "a regular expression (RE2)")
+	}
+	return nil
 }
 
 func (p *parser) expression(names []condition) (expression, error) {
