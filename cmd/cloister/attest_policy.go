@@ -11,6 +11,7 @@ import (
 	"cloister.dev/cloister/evidence/envelope"
 	"cloister.dev/cloister/evidence/sevsnp"
 	"cloister.dev/cloister/evidence/strictjson"
+	"cloister.dev/cloister/evidence/tdx"
 )
 
 const maxPolicyBytes = 1 << 20
@@ -60,12 +61,18 @@ func (p *attestPolicy) decide(ev *envelope.Evidence, j evidence.Judgement) evide
 	return evidence.Passed(claim, out.Permit, want, "attestation policy "+p.name)
 }
 
-// tokenClaims are the claims of a token of the hardware report (SevSnpVm), runtime claims included.
+// tokenClaims are the claims of a token of the hardware (SevSnpVm, TdxVm), runtime claims included.
 func tokenClaims(ev *envelope.Evidence, j evidence.Judgement) (claims.Kind, map[string]any, error) {
-	if ev.SNP == nil {
-		return "", nil, evidence.Refuse(evidence.CodeUnsupported, "", "evidence of the kind "+j.Kind, "SNP evidence")
+	var kind claims.Kind
+	var out map[string]any
+	switch {
+	case ev.SNP != nil:
+		kind, out = claims.SevSnpVM, snpClaims(ev.SNP)
+	case ev.TDQuote != nil:
+		kind, out = claims.TdxVM, tdxClaims(&ev.TDQuote.Body, j)
+	default:
+		return "", nil, evidence.Refuse(evidence.CodeUnsupported, "", "evidence of the kind "+j.Kind, "SNP or TDX evidence")
 	}
-	out := snpClaims(ev.SNP)
 	if ev.HCL != nil {
 		runtime, err := strictjson.Object("runtime claims", ev.HCL.Claims)
 		if err != nil {
@@ -74,7 +81,24 @@ func tokenClaims(ev *envelope.Evidence, j evidence.Judgement) (claims.Kind, map[
 		out[claims.Runtime] = runtime
 	}
 	claims.Root(out, j.Root)
-	return claims.SevSnpVM, out, nil
+	return kind, out, nil
+}
+
+// tdxClaims takes what collateral says of the platform from the judgement; without collateral a token would say nothing.
+func tdxClaims(b *tdx.Body, j evidence.Judgement) map[string]any {
+	a := b.TDAttributes
+	d := claims.TDX{
+		TEETCBSVN: b.TEETCBSVN, MRSeam: b.MRSeam, MRSignerSeam: b.MRSignerSeam, SeamAttributes: b.SeamAttributes, Attributes: uint64(a), XFAM: b.XFAM,
+		MRTD: b.MRTD, MRConfigID: b.MRConfigID, MROwner: b.MROwner, MROwnerConfig: b.MROwnerConfig, RTMR: b.RTMR, ReportData: b.ReportData,
+		Debug: a.Has(tdx.Debug), SEPTVEDisable: a.Has(tdx.SEPTVEDisable), PKS: a.Has(tdx.PKS), KeyLocker: a.Has(tdx.KeyLocker), Perfmon: a.Has(tdx.Perfmon),
+		Migratable: a.Has(tdx.Migratable), MRServiceTD: b.MRServiceTD,
+	}
+	if status, ok := j.Claims["tcb-status"].(string); ok {
+		advisories, _ := j.Claims["advisories"].([]string)
+		number, _ := j.Claims["tcb-evaluation"].(uint32)
+		d.TCB = &claims.TCB{Status: status, Advisories: advisories, EvaluationNumber: number}
+	}
+	return d.Claims()
 }
 
 func snpClaims(r *sevsnp.Report) map[string]any {

@@ -12,8 +12,10 @@ import (
 	"testing"
 
 	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/dcap/dcaptest"
 	"cloister.dev/cloister/evidence/envelope"
 	"cloister.dev/cloister/evidence/judge/judgetest"
+	"cloister.dev/cloister/evidence/tdx/tdxtest"
 )
 
 // vector reads a file of the shared vectors, and skips where they are not at hand.
@@ -151,7 +153,12 @@ func seeds(t testing.TB) []seed {
 	if err != nil {
 		t.Fatal(err)
 	}
+	vendor := dcaptest.New(t, dcaptest.Options{})
+	td := tdxtest.Good()
 	return []seed{
+		{name: "TD quote, version 4", raw: tdxtest.Quote(t, vendor, td)},
+		{name: "TD quote, version 5", raw: tdxtest.Quote(t, vendor, tdxtest.Version5(td))},
+		{name: "TDREPORT", raw: tdxtest.Report(t, td)},
 		{name: "SNP report", raw: report},
 		{name: "SNP report with its certificates", raw: append(bytes.Clone(report), table...), whole: map[int]bool{len(report): true}},
 		{name: "SNP report as hex digits", raw: []byte(hex.EncodeToString(report))},

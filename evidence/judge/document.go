@@ -121,7 +121,7 @@ func (e *Expect) sayJSON(name string, v any) error {
 		switch op {
 		case opExactly, opAtLeast:
 			return e.say(name, rule{op, []any{value}})
-		case opOneOf:
+		case opOneOf, opNoneOf:
 			list, _ := value.([]any)
 			return e.say(name, rule{op, list})
 		}

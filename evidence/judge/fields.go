@@ -18,6 +18,7 @@ const (
 	opExactly = "exactly"
 	opOneOf   = "oneOf"
 	opAtLeast = "atLeast"
+	opNoneOf  = "noneOf" // advisories only
 	opAny     = "any"
 )
 

@@ -22,6 +22,7 @@ import (
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/collateral"
 	"cloister.dev/cloister/evidence/envelope"
+	"cloister.dev/cloister/evidence/internal/anchor"
 	"cloister.dev/cloister/evidence/soft"
 )
 
@@ -29,6 +30,14 @@ import (
 type Roots struct {
 	AMD, Intel bool
 	Software   []soft.Root
+
+	dcap *anchor.DCAP // in place of Intel's root; nil for all but tests of this package
+}
+
+// UnderDCAP puts another root in the place of Intel's. Its type is internal to evidence, so only packages there can call it.
+func (r Roots) UnderDCAP(a anchor.DCAP) Roots {
+	r.Intel, r.dcap = true, &a
+	return r
 }
 
 // VendorRoots are the roots of the makers of processors, whose keys are pinned.
@@ -39,7 +48,10 @@ func (r Roots) names() []evidence.RootKind {
 	if r.AMD {
 		out = append(out, evidence.RootAMD)
 	}
-	if r.Intel {
+	switch {
+	case r.dcap != nil:
+		out = append(out, r.dcap.Kind)
+	case r.Intel:
 		out = append(out, evidence.RootIntel)
 	}
 	if len(r.Software) > 0 {

@@ -62,7 +62,13 @@ func (h *hearing) hearSGX() {
 		return
 	}
 	o := dcap.Options{At: h.At}
-	verified, err := dcap.Verify(raw[:sgxSigned], section, o)
+	verify := dcap.Verify
+	if under := h.Roots.dcap; under != nil {
+		verify = func(signed []byte, s *dcap.SignatureData, o dcap.Options) (*dcap.Verified, error) {
+			return dcap.VerifyUnder(signed, s, *under, o)
+		}
+	}
+	verified, err := verify(raw[:sgxSigned], section, o)
 	if err != nil {
 		h.failed(checkHardware, ruleAuthentic, err)
 		return

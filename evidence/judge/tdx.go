@@ -80,6 +80,9 @@ func (h *hearing) authenticateTDX(q *tdx.Quote, o dcap.Options) (*tdx.Authentic,
 	if !h.Roots.Intel {
 		return nil, evidence.Refuse(evidence.CodeChain, "root", "a TD quote", "a root that was named: "+rootNames(h.Roots))
 	}
+	if h.Roots.dcap != nil {
+		return tdx.AuthenticateUnder(q, *h.Roots.dcap, o)
+	}
 	return tdx.Authenticate(q, o)
 }
 
@@ -117,6 +120,7 @@ var tdxFields = []field{
 	of("seam-attributes", inTDX, safe, func(w *wants) *evidence.Expectation[[8]byte] { return &w.tdx.SeamAttributes }, read8, nil),
 	of(nameTCBStatus, inTDX, safe, func(w *wants) *evidence.Expectation[dcap.Status] { return &w.tdx.TCBStatus }, readStatus, nil),
 
+	{name: nameAdvisories, part: inTDX, standing: free, any: func(w *wants) { w.tdx.DeniedAdvisories = []string{} }, set: denyAdvisories},
 	of("tcb-evaluation", inTDX, free, func(w *wants) *evidence.Expectation[uint32] { return &w.tdx.EvaluationNumber }, read32bits, atLeast32),
 	mr("mrowner", free, func(w *wants) *evidence.Expectation[[48]byte] { return &w.tdx.MROwner }),
 	mr("mrownerconfig", free, func(w *wants) *evidence.Expectation[[48]byte] { return &w.tdx.MROwnerConfig }),
@@ -131,6 +135,23 @@ var tdxFields = []field{
 	of("pck-pce-svn", inTDX, free, func(w *wants) *evidence.Expectation[uint16] { return &w.tdx.PCESVN }, read16bits, atLeast16),
 	of("fmspc", inTDX, free, func(w *wants) *evidence.Expectation[[6]byte] { return &w.tdx.FMSPC }, read6, nil),
 	of("ppid", inTDX, free, func(w *wants) *evidence.Expectation[[16]byte] { return &w.tdx.PPID }, read16, nil),
+}
+
+const nameAdvisories = "advisories"
+
+// denyAdvisories reads {"noneOf": […]}: advisories of Intel's that the platform must not be open to.
+func denyAdvisories(w *wants, r rule) error {
+	if r.op != opNoneOf || len(r.values) == 0 {
+		return mistake(nameAdvisories, r.op, opNoneOf+" with at least one id")
+	}
+	for _, v := range r.values {
+		id, err := readText(v)
+		if err != nil {
+			return mistake(nameAdvisories, err.Error(), "ids such as INTEL-SA-00837")
+		}
+		w.tdx.DeniedAdvisories = append(w.tdx.DeniedAdvisories, id)
+	}
+	return nil
 }
 
 // tdxNames are the names of claims that do not follow from those of package tdx by kebab alone.
