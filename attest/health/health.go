@@ -123,6 +123,6 @@ func failed(err error) State {
 		s.Mend = []Remedy{{Claim: "authenticity", Do: "bring current revocation lists"}}
 		return s
 	}
-	s.Mend = []Remedy{{Claim: "authenticity", Do: "fetch the certificates of this chip at its reported TCB anew; if they are right, the report was not made by this hardware"}}
+	s.Mend = []Remedy{{Claim: "authenticity", Do: "fetch the certificates of this platform anew; if they are right, the report was not made by this hardware"}}
 	return s
 }
