@@ -25,7 +25,7 @@ import (
 // Bounds of what is read.
 const (
 	maxBesideBytes = 4 << 20 // one file of certificates or collateral
-	maxBesideFiles = 1024    // files of a collateral folder
+	maxBesideFiles = 8192    // files of a collateral folder
 )
 
 func addAttestFlags(cmd *cobra.Command) {
@@ -186,6 +186,9 @@ func besideFlags(cmd *cobra.Command) ([]judge.File, error) {
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
+		}
+		if strings.HasPrefix(d.Name(), ".") {
+			return nil // what the keeper of the folder notes for itself
 		}
 		if seen++; seen > maxBesideFiles {
 			return fmt.Errorf("more than %d files", maxBesideFiles)

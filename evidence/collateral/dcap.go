@@ -37,7 +37,7 @@ func (s *Set) DCAP(pck *dcap.PCK, tee dcap.TEE) (dcap.Files, error) {
 		}
 		*to = i.Raw
 		if *chain = s.signerChain(i.Document); *chain == nil {
-			lack("the signer's certificate, and its root, of the " + what)
+			lack("signer of the " + what + " with its root")
 		}
 	}
 	document(info+" TCB info for FMSPC "+fmspc, &f.TCBInfo, &f.TCBInfoIssuerChain, func(i Item) bool {
@@ -49,15 +49,15 @@ func (s *Set) DCAP(pck *dcap.PCK, tee dcap.TEE) (dcap.Files, error) {
 
 	ca, root := s.pairOf(pck.Cert)
 	if ca == nil || root == nil {
-		lack("the certificates of " + pck.Cert.Issuer.CommonName + " and its root")
+		lack("certificates of " + pck.Cert.Issuer.CommonName + " and its root")
 	} else {
 		f.PCKCRLIssuerChain = pemOf(ca, root)
 		if f.RootCRL = s.listOf(root); f.RootCRL == nil {
-			lack("the revocation list of " + root.Subject.CommonName)
+			lack("revocation list of " + root.Subject.CommonName)
 		}
 	}
 	if f.PCKCRL = s.listBy(pck.Cert.RawIssuer, ca); f.PCKCRL == nil {
-		lack("the revocation list of " + pck.Cert.Issuer.CommonName)
+		lack("revocation list of " + pck.Cert.Issuer.CommonName)
 	}
 	if len(missing) > 0 {
 		return dcap.Files{}, unavailable("collateral", "no "+strings.Join(missing, ", no "), "TCB info, the quoting enclave's identity, revocation lists, and their issuers")
