@@ -38,7 +38,8 @@ type Config struct {
 	// Challenges are the nonces that clients may ask for; absent: they live 2 minutes, at most 10,000 per issuer, in this
 	// process.
 	Challenges *Challenges `json:"challenges,omitempty"`
-	// Collateral says where Intel's endorsements come from; needed where an issuer stands for Intel.
+	// Collateral says where endorsements come from: Intel's, needed where an issuer stands for Intel, and AMD's revocation
+	// lists.
 	Collateral *collateral.Config `json:"collateral,omitempty"`
 	// Identity says whose sign-in tokens count for policy calls; absent: policy calls are refused.
 	Identity *identity.VerifierConfig `json:"identity,omitempty"`
@@ -112,6 +113,9 @@ func (c Config) Validate() error {
 	names, paths := map[string]bool{}, map[string]string{}
 	for _, i := range c.issuers() {
 		mistakes = append(mistakes, i.validate()...)
+		if a := i.amd(); a != nil && a.RequireRevocationLists != nil && *a.RequireRevocationLists && len(a.RevocationLists) == 0 && c.Collateral == nil {
+			add("%s.amd.revocationLists: none, and no collateral, though requireRevocationLists asks for them", i.field)
+		}
 		if i.Hardware != nil && i.Hardware.Intel != nil && c.Collateral == nil {
 			add("%s.intel: given without collateral, so no platform could be judged", i.field)
 		}

@@ -62,8 +62,8 @@ type AMD struct {
 	// MinimumTCB is the floor of the reported TCB, component by component. Zeros must be written out:
 	// a component left out is a mistake.
 	MinimumTCB *TCB `json:"minimumTCB"`
-	// RevocationLists are files with AMD's revocation lists (DER), read at start. Out of date, they make
-	// judgements "unavailable".
+	// RevocationLists are files with AMD's revocation lists (DER), read at start. Where they are required and none of
+	// them holds, the service's collateral is asked; without an answer judgements are "unavailable".
 	RevocationLists []string `json:"revocationLists,omitempty"`
 	// RequireRevocationLists says whether evidence without a current list for its root is judged at all. It must be
 	// written out.
@@ -117,6 +117,14 @@ func (c Config) issuers() []placed {
 		}
 	}
 	return out
+}
+
+// amd is what is asked of AMD's evidence; nil: it is refused.
+func (i Instance) amd() *AMD {
+	if i.Hardware == nil {
+		return nil
+	}
+	return i.Hardware.AMD
 }
 
 func (i Instance) url() string {
@@ -197,8 +205,6 @@ func (h *Hardware) validate(field string) (mistakes []error) {
 		}
 		if a.RequireRevocationLists == nil {
 			add(".amd.requireRevocationLists: absent, want true or false")
-		} else if *a.RequireRevocationLists && len(a.RevocationLists) == 0 {
-			add(".amd.revocationLists: none, though requireRevocationLists asks for them")
 		}
 	}
 	return mistakes

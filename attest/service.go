@@ -133,12 +133,12 @@ func (s *Service) open(c Config, now func() time.Time, logger *slog.Logger, chal
 }
 
 // evaluator makes what judges for one issuer: own are its software roots, all those that the installation has.
-func evaluator(i placed, endorser appraise.Endorser, own, all []soft.Root) (api.Evaluator, error) {
+func evaluator(i placed, cache *collateral.Cache, own, all []soft.Root) (api.Evaluator, error) {
 	switch {
 	case i.External != nil:
 		return i.External.verifier()
 	case i.Hardware != nil:
-		roots, err := i.Hardware.roots(endorser, all)
+		roots, err := i.Hardware.roots(cache, all)
 		return appraise.New(roots), err
 	}
 	return appraise.New(appraise.Software(own)), nil
@@ -161,7 +161,7 @@ func readRoots(files []string) ([]soft.Root, error) {
 }
 
 // roots reads the files that a hardware issuer's configuration names.
-func (h *Hardware) roots(endorser appraise.Endorser, software []soft.Root) (appraise.Roots, error) {
+func (h *Hardware) roots(cache *collateral.Cache, software []soft.Root) (appraise.Roots, error) {
 	var amd *appraise.AMDOptions
 	if h.AMD != nil {
 		amd = &appraise.AMDOptions{Floor: h.AMD.MinimumTCB.floor(), RequireCRLs: *h.AMD.RequireRevocationLists}
@@ -172,10 +172,13 @@ func (h *Hardware) roots(endorser appraise.Endorser, software []soft.Root) (appr
 			}
 			amd.CRLs = append(amd.CRLs, list)
 		}
+		if cache != nil {
+			amd.Lists = cache
+		}
 	}
 	var intel *appraise.IntelOptions
 	if h.Intel != nil {
-		intel = &appraise.IntelOptions{Collateral: endorser, MinimumEvaluation: h.Intel.MinimumEvaluationNumber}
+		intel = &appraise.IntelOptions{Collateral: cache, MinimumEvaluation: h.Intel.MinimumEvaluationNumber}
 		for _, s := range h.Intel.AcceptTCB {
 			intel.Accept = append(intel.Accept, dcap.Status(s))
 		}
@@ -209,12 +212,10 @@ func newProvider(c Config, i placed, e api.Evaluator, log *translog.Log, now tim
 	if i.TrustMode != "" {
 		p.TrustMode = api.TrustMode(i.TrustMode)
 	}
-	for _, file := range i.PolicySigners {
-		cert, err := readCertificate(file)
-		if err != nil {
-			return nil, fmt.Errorf("policy signer %s: %w", file, err)
+	if p.TrustMode == api.TrustIsolated {
+		if p.SignerList, err = openSigners(filepath.Join(c.StateDir, i.Name+".policy-signers.json"), i.PolicySigners); err != nil {
+			return nil, err
 		}
-		p.Signers = append(p.Signers, cert)
 	}
 	if i.Identity != nil {
 		v, err := identity.NewVerifier(*i.Identity)
@@ -224,6 +225,18 @@ func newProvider(c Config, i placed, e api.Evaluator, log *translog.Log, now tim
 		p.Identity, p.Roles, p.SignIn = v, i.Roles, i.Identity.Issuers[0].URL
 	}
 	return p, publish(c.StateDir, i.Name, p.Issuer, now)
+}
+
+func openSigners(path string, files []string) (*policystore.Signers, error) {
+	var first []*x509.Certificate
+	for _, file := range files {
+		cert, err := readCertificate(file)
+		if err != nil {
+			return nil, fmt.Errorf("policy signer %s: %w", file, err)
+		}
+		first = append(first, cert)
+	}
+	return policystore.OpenSigners(path, first)
 }
 
 func readCertificate(file string) (*x509.Certificate, error) {

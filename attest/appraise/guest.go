@@ -81,7 +81,7 @@ func (v *Verifier) isolation(ctx context.Context, in *request.Guest, at time.Tim
 	if in.TDQuote != nil {
 		return v.td(ctx, in.TDQuote, in.Runtime, in.InitTime, at)
 	}
-	return v.snp(in.Report, in.Chain, in.Runtime, in.InitTime, at)
+	return v.snp(ctx, in.Report, in.Chain, in.Runtime, in.InitTime, at)
 }
 
 // quoted checks the quote and the ephemeral key. A quote from an earlier session is refused here: its

@@ -1,6 +1,7 @@
 package appraise
 
 import (
+	"context"
 	"crypto/x509"
 	"fmt"
 	"time"
@@ -26,6 +27,13 @@ type AMDOptions struct {
 	Floor       sevsnp.TCB // of the reported TCB
 	CRLs        []*x509.RevocationList
 	RequireCRLs bool
+	// Lists gets lists that are not among CRLs; nil: nobody does. It is asked only where lists are required.
+	Lists Lister
+}
+
+// Lister gives the current revocation list of a product's root. What it can't give is "unavailable".
+type Lister interface {
+	RevocationList(ctx context.Context, p sevsnp.Product, key sevsnp.SigningKey) (*x509.RevocationList, error)
 }
 
 // rememberedChains bounds how many certificate chains a hardware issuer verifies only once; one processor has one
@@ -42,7 +50,7 @@ func Hardware(amd *AMDOptions, intel *IntelOptions, refused []soft.Root) Roots {
 func Software(roots []soft.Root) Roots { return Roots{software: true, named: roots} }
 
 // authenticate checks who signed a report.
-func (r Roots) authenticate(report *sevsnp.Report, chainPEM []byte, at time.Time) (*sevsnp.Authentic, error) {
+func (r Roots) authenticate(ctx context.Context, report *sevsnp.Report, chainPEM []byte, at time.Time) (*sevsnp.Authentic, error) {
 	chain, err := sevsnp.ParseChain(chainPEM)
 	if err != nil {
 		return nil, err
@@ -53,7 +61,14 @@ func (r Roots) authenticate(report *sevsnp.Report, chainPEM []byte, at time.Time
 	if r.amd == nil {
 		return nil, evidence.Refuse(evidence.CodePolicy, "root", string(evidence.RootAMD), "a root that this issuer stands for")
 	}
-	authentic, err := sevsnp.Authenticate(report, chain, sevsnp.Options{At: at, CRLs: r.amd.CRLs, RequireCRL: r.amd.RequireCRLs, Chains: r.chains})
+	o := sevsnp.Options{At: at, CRLs: r.amd.CRLs, RequireCRL: r.amd.RequireCRLs, Chains: r.chains}
+	authentic, err := sevsnp.Authenticate(report, chain, o)
+	if r.amd.Lists != nil && evidence.CodeOf(err) == evidence.CodeUnavailable {
+		if o.CRLs, err = r.lists(ctx, chain, report.KeyInfo.SigningKey); err != nil {
+			return nil, err
+		}
+		authentic, err = sevsnp.Authenticate(report, chain, o)
+	}
 	if err != nil {
 		if len(r.named) > 0 {
 			if _, softErr := soft.Authenticate(report, chain, r.named, at); softErr == nil {
@@ -66,6 +81,22 @@ func (r Roots) authenticate(report *sevsnp.Report, chainPEM []byte, at time.Time
 		return nil, evidence.Refuse(evidence.CodeTCB, "reported TCB", got.String(), fmt.Sprintf("at least %s", r.amd.Floor)).By("hardware.amd.minimumTCB")
 	}
 	return authentic, nil
+}
+
+// lists gets the list of the chain's root. The root's name is not verified yet: a list of another product does not help,
+// and a product that does not exist is refused.
+func (r Roots) lists(ctx context.Context, c sevsnp.Chain, key sevsnp.SigningKey) ([]*x509.RevocationList, error) {
+	name := "none"
+	if c.Root != nil {
+		name = c.Root.Subject.CommonName
+	}
+	for _, p := range []sevsnp.Product{sevsnp.Milan, sevsnp.Genoa, sevsnp.Turin} {
+		if name == "ARK-"+string(p) {
+			list, err := r.amd.Lists.RevocationList(ctx, p, key)
+			return []*x509.RevocationList{list}, err
+		}
+	}
+	return nil, evidence.Refuse(evidence.CodeChain, "root of the SNP chain", name, "a root of AMD's")
 }
 
 func refuseSoftware(want evidence.RootKind) error {

@@ -36,8 +36,8 @@ func (j *judged) result(runtime *request.Data) *Result {
 }
 
 // SevSnpVM judges a hardware report and the data that came with it.
-func (v *Verifier) SevSnpVM(_ context.Context, in *request.SevSnpVM, at time.Time) (*Result, error) {
-	got, err := v.snp(in.Report, in.Chain, in.Runtime, in.InitTime, at)
+func (v *Verifier) SevSnpVM(ctx context.Context, in *request.SevSnpVM, at time.Time) (*Result, error) {
+	got, err := v.snp(ctx, in.Report, in.Chain, in.Runtime, in.InitTime, at)
 	if err != nil {
 		return nil, err
 	}
@@ -45,12 +45,12 @@ func (v *Verifier) SevSnpVM(_ context.Context, in *request.SevSnpVM, at time.Tim
 }
 
 // snp authenticates a report and checks that it is about exactly this runtime and init-time data.
-func (v *Verifier) snp(raw, chain []byte, runtime, init *request.Data, at time.Time) (*judged, error) {
+func (v *Verifier) snp(ctx context.Context, raw, chain []byte, runtime, init *request.Data, at time.Time) (*judged, error) {
 	report, err := sevsnp.Parse(raw)
 	if err != nil {
 		return nil, err
 	}
-	authentic, err := v.roots.authenticate(report, chain, at)
+	authentic, err := v.roots.authenticate(ctx, report, chain, at)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func addData(to map[string]any, runtime, init *request.Data) {
 
 // AK judges evidence for a certificate: the hardware report inside the HCL report is genuine and about
 // the claims beside it, and the claims name exactly these two keys of a vTPM.
-func (v *Verifier) AK(_ context.Context, in *request.AK, at time.Time) (*AK, error) {
+func (v *Verifier) AK(ctx context.Context, in *request.AK, at time.Time) (*AK, error) {
 	report, err := hcl.Parse(in.HCLReport)
 	if err != nil {
 		return nil, err
@@ -106,7 +106,7 @@ func (v *Verifier) AK(_ context.Context, in *request.AK, at time.Time) (*AK, err
 	if err != nil {
 		return nil, err
 	}
-	got, err := v.snp(report.Hardware, in.Chain, runtime, in.InitTime, at)
+	got, err := v.snp(ctx, report.Hardware, in.Chain, runtime, in.InitTime, at)
 	if err != nil {
 		return nil, err
 	}
