@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"errors"
+	"strings"
 
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/sevsnp"
@@ -134,7 +135,8 @@ func (h *hearing) offered() (sevsnp.Chain, bool) {
 			continue
 		}
 		all = append(all, i.Certificate)
-		if !i.Certificate.IsCA {
+		// AMD's intermediates, and those in their form, are named so; other vendors' certificates are not meant for this.
+		if !i.Certificate.IsCA && strings.HasPrefix(i.Certificate.Issuer.CommonName, "SEV-") {
 			if c.Leaf != nil {
 				return c, false
 			}

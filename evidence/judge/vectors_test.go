@@ -116,6 +116,7 @@ func TestVectors(t *testing.T) {
 		{"snp-trustee/test-vlek-report.bin", []string{"snp-trustee/test-vcek.der", milan}, "2025-06-01", false, evidence.Refused, "hardware-report"},
 		{"snp-trustee/test-vlek-report.bin", []string{"snp-trustee/test-vlek.der", "amd-roots/ask_ark_milan_vlek.pem"}, "2025-06-01", true, evidence.Refused, "vmpl"},
 		{"snp-virtee/report_milan.hex", []string{"snp-virtee/vcek_milan.der", "snp-virtee/cert_chain_milan.pem"}, "2024-06-01", true, evidence.Accepted, ""},
+		{"snp-trustee/test-report.bin", []string{"dcap-automata/signing.der", "dcap-automata/root.der", milan}, "2025-06-01", false, evidence.Unavailable, "certificate-chain"},
 		{"snp-veraison-tsm/sevsnp-tsm-report.cbor", nil, "2025-06-01", true, evidence.Accepted, ""},
 		{"az-snp-vtpm-evidence/tpm-quote-v1.json", nil, "2025-06-01", false, evidence.Unavailable, "attestation-key"},
 		{"tdx-trustee/tpm_evidence.json", nil, "2025-06-01", false, evidence.Unavailable, "attestation-key"},
