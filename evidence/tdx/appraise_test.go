@@ -2,7 +2,9 @@ package tdx_test
 
 import (
 	"bytes"
+	"crypto/sha512"
 	"encoding/binary"
+	"slices"
 	"strings"
 	"testing"
 
@@ -272,8 +274,11 @@ func TestQuoteBytes(t *testing.T) {
 				t.Errorf("TDX-23 %s cut after %d bytes was read", name, n)
 			}
 		}
-		if q, err := tdx.ParseQuote(append(bytes.Clone(raw), make([]byte, 70)...)); err != nil || q.Padding != 70 {
+		if q, err := tdx.ParseQuote(append(bytes.Clone(raw), make([]byte, 70)...)); err != nil || q.Padding != 70 || q.OddPadding {
 			t.Errorf("%s with padding: %v", name, err)
+		}
+		if q, err := tdx.ParseQuote(append(bytes.Clone(raw), 0, 1)); err != nil || q.Padding != 2 || !q.OddPadding {
+			t.Errorf("%s with other bytes behind it: %v", name, err)
 		}
 	}
 	if _, err := tdx.Authenticate(&tdx.Quote{}, at); evidence.CodeOf(err) != evidence.CodeParse {
@@ -307,9 +312,37 @@ func TestTDX26EveryBit(t *testing.T) {
 		t.Errorf("TDX-17 a stand-in's quote under Intel's root: %v", err)
 	}
 	q.Body.MRTD[0] ^= 1
+	q.QESVN ^= 1
 	a, err := tdxtest.Authenticate(t, v, q, at)
-	if err != nil || a.Quote().Body.MRTD == q.Body.MRTD {
+	if err != nil || a.Quote().Body.MRTD == q.Body.MRTD || a.Quote().QESVN == q.QESVN {
 		t.Errorf("a member that was changed by hand counted: %v", err)
+	}
+	a.Quote().Body.MRServiceTD[0] ^= 1
+	if *a.Quote().Body.MRServiceTD != [48]byte{} {
+		t.Error("a copy that was changed by hand changed the evidence")
+	}
+}
+
+// A report and a quote of TDX 1.5 both name a service TD, and must name the same.
+func TestQuotedByComparesServiceTD(t *testing.T) {
+	v := dcaptest.New(t, dcaptest.Options{})
+	five := tdxtest.Version5(tdxtest.Good())
+	r, err := tdx.ParseReport(tdxtest.Report(t, five))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.QuotedBy(tdxtest.Parsed(t, v, tdxtest.Good())); err != nil {
+		t.Errorf("quoted in the form of version 4: %v", err)
+	}
+	other := tdxtest.Version5(tdxtest.Good())
+	other.Body.MRServiceTD[0] = 1
+	if err := r.QuotedBy(tdxtest.Parsed(t, v, other)); evidence.CodeOf(err) != evidence.CodeBinding {
+		t.Errorf("TDX-11 bound to another service TD: %v", err)
+	}
+	for _, q := range []*tdx.Quote{nil, tdxtest.Parsed(t, v, five)} {
+		if err := (*tdx.Report)(nil).QuotedBy(q); evidence.CodeOf(err) != evidence.CodeParse {
+			t.Errorf("TDX-24 no report: %v", err)
+		}
 	}
 }
 
@@ -369,8 +402,76 @@ func FuzzParseReport(f *testing.F) {
 	})
 }
 
+// ccel writes a log of one digest an event: register and digest, then data.
+func ccel(events ...tdx.Event) []byte {
+	le := binary.LittleEndian
+	spec := append([]byte("Spec ID Event03\x00"), 0, 0, 0, 0, 0, 2, 0, 2)
+	spec = le.AppendUint32(spec, 1)
+	spec = append(le.AppendUint16(le.AppendUint16(spec, 0x0c), 48), 0)
+	out := append(le.AppendUint32(le.AppendUint32(nil, 1), 3), make([]byte, 20)...)
+	out = append(le.AppendUint32(out, uint32(len(spec))), spec...)
+	for _, e := range events {
+		out = le.AppendUint32(le.AppendUint32(out, uint32(e.Register+1)), e.Type)
+		out = append(le.AppendUint16(le.AppendUint32(out, 1), 0x0c), e.Digest[:]...)
+		out = append(le.AppendUint32(out, uint32(len(e.Data))), e.Data...)
+	}
+	return out
+}
+
+func TestCheckCCEL(t *testing.T) {
+	zeros := make([]byte, 4)
+	separator := tdx.Event{Type: 4, Digest: sha512.Sum384(zeros), Data: zeros}
+	good := []tdx.Event{{Type: 5, Digest: [48]byte{1}}, separator, {Register: 1, Type: 5, Digest: [48]byte{2}}}
+	registers := func(events []tdx.Event) [4][48]byte {
+		values, read, err := tdx.ReplayCCEL(ccel(events...))
+		if err != nil || len(read) != len(events) {
+			t.Fatalf("%d of %d events: %v", len(read), len(events), err)
+		}
+		return values
+	}
+	if _, err := tdx.CheckCCEL(ccel(good...), registers(good)); err != nil {
+		t.Fatal(err)
+	}
+	later := registers(good)
+	later[3][0] = 1
+	if _, err := tdx.CheckCCEL(ccel(good...), later); err != nil {
+		t.Errorf("RTMR 3, which this log says nothing of: %v", err)
+	}
+	running := append(slices.Clone(good), tdx.Event{Register: 3, Type: 5, Digest: [48]byte{3}})
+	if _, err := tdx.CheckCCEL(ccel(running...), registers(running)); err != nil {
+		t.Errorf("RTMR 3, explained: %v", err)
+	}
+	lying := slices.Clone(good)
+	lying[1].Data = []byte("another")
+	twice := append(slices.Clone(good), separator)
+	for name, r := range map[string]struct {
+		events []tdx.Event
+		quoted [4][48]byte
+	}{
+		"TDX-20 a log of RTMR 3 alone":            {running[3:], registers(running)},
+		"TDX-20 RTMR 3 is not what the log says":  {running, registers(good)},
+		"a separator whose data are not its own":  {lying, registers(lying)},
+		"TPM-04 a second separator":               {twice, registers(twice)},
+		"nothing was measured":                    {nil, [4][48]byte{}},
+		"an event more than the registers":        {good, registers(good[:2])},
+		"an event that was left out of the log":   {good[1:], registers(good)},
+		"two events whose order was changed here": {[]tdx.Event{good[1], good[0], good[2]}, registers(good)},
+	} {
+		if _, err := tdx.CheckCCEL(ccel(r.events...), r.quoted); evidence.CodeOf(err) != evidence.CodeMeasurement {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	whole := ccel(good...)
+	for n := range len(whole) {
+		if _, err := tdx.CheckCCEL(whole[:n], registers(good)); err == nil {
+			t.Errorf("TPM-06 a log cut after %d bytes explains all registers", n)
+		}
+	}
+}
+
 func FuzzCCEL(f *testing.F) {
 	f.Add(make([]byte, 64))
+	f.Add(ccel(tdx.Event{Type: 5, Digest: [48]byte{1}}, tdx.Event{Register: 3, Type: 13, Digest: [48]byte{2}, Data: []byte("data")}))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if _, events, err := tdx.ReplayCCEL(raw); err == nil && len(events) > len(raw) {
 			t.Error("more events than bytes")

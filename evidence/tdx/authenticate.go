@@ -2,6 +2,7 @@ package tdx
 
 import (
 	"fmt"
+	"slices"
 
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/dcap"
@@ -22,6 +23,7 @@ func (a *Authentic) Quote() *Quote {
 		return &Quote{}
 	}
 	q := *a.quote
+	q.Body = q.Body.clone()
 	return &q
 }
 
@@ -55,6 +57,7 @@ func (a *Authentic) TCB() *dcap.TCBResult {
 		return nil
 	}
 	t := *a.tcb
+	t.Advisories = slices.Clone(t.Advisories)
 	return &t
 }
 
@@ -91,16 +94,18 @@ func authenticate(q *Quote, verify func([]byte, *dcap.SignatureData) (*dcap.Veri
 	return &Authentic{quote: own, verified: v}, nil
 }
 
-// reread parses the signed bytes again.
+// reread parses the signed bytes again: header and body.
 func reread(q *Quote) (*Quote, error) {
-	at := headerSize
-	if q.Version == 5 {
-		at += 6
+	own, at, size, err := parseHeader(q.signed)
+	if err != nil {
+		return nil, err
 	}
-	own := *q
-	var err error
+	if len(q.signed) != at+size {
+		return nil, evidence.Refuse(evidence.CodeParse, "TD quote", fmt.Sprintf("%d signed bytes", len(q.signed)), fmt.Sprint(at+size))
+	}
+	own.signed, own.signature, own.Padding, own.OddPadding = q.signed, q.signature, q.Padding, q.OddPadding
 	own.Body, err = parseBody(q.signed[at:])
-	return &own, err
+	return own, err
 }
 
 // WithCollateral adds what Intel's collateral says of the platform, the quoting enclave and the TDX module. Every check of the

@@ -61,6 +61,19 @@ func parseBody(raw []byte) (Body, error) {
 	return b, nil
 }
 
+// clone shares no memory with the body.
+func (b Body) clone() Body {
+	if b.TEETCBSVN2 != nil {
+		svn := *b.TEETCBSVN2
+		b.TEETCBSVN2 = &svn
+	}
+	if b.MRServiceTD != nil {
+		mr := *b.MRServiceTD
+		b.MRServiceTD = &mr
+	}
+	return b
+}
+
 // Marshal writes the body: 584 bytes, or 648 where it has the members of TDX 1.5.
 func (b Body) Marshal() []byte {
 	var out []byte

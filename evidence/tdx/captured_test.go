@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -219,5 +220,53 @@ func TestCapturedLogs(t *testing.T) {
 	}
 	if _, err := CheckCCEL(dupe, values); evidence.CodeOf(err) != evidence.CodeMeasurement {
 		t.Errorf("TPM-04 a second separator: %v", err)
+	}
+}
+
+// Quotes of a TD whose log was kept beside them: the registers are those published, and Intel's root signed them.
+func TestTDX13QuotesWithLogs(t *testing.T) {
+	var published map[string]struct {
+		MRTD       string   `json:"mrtd"`
+		MRConfigID string   `json:"mrconfigid"`
+		RTMRs      []string `json:"rtmrs"`
+	}
+	if err := json.Unmarshal(vector(t, "launch/tdx-quote-with-log/expected.json"), &published); err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, file := range []string{"quote-report.json", "tdx-lite-getquote.json"} {
+		want, ok := published[file]
+		if !ok || len(want.RTMRs) != 4 {
+			t.Fatalf("%s: nothing is published", file)
+		}
+		var captured struct {
+			Quote string `json:"quote"`
+		}
+		if err := json.Unmarshal(vector(t, "launch/tdx-quote-with-log/"+file), &captured); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := hex.DecodeString(captured.Quote)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := ParseQuote(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := []string{hex.EncodeToString(q.Body.MRTD[:]), hex.EncodeToString(q.Body.MRConfigID[:])}
+		for _, r := range q.Body.RTMR {
+			got = append(got, hex.EncodeToString(r[:]))
+		}
+		if want := append([]string{want.MRTD, want.MRConfigID}, want.RTMRs...); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, published as %q", file, got, want)
+		}
+		// Its platform was certified in 2025 and 2026.
+		if a, err := Authenticate(q, dcap.Options{At: time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)}); err != nil || a.Root() != evidence.RootIntel {
+			t.Errorf("%s: %v", file, err)
+		}
+		seen++
+	}
+	if seen != len(published) {
+		t.Errorf("%d of %d quotes", seen, len(published))
 	}
 }

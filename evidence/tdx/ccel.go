@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"slices"
 
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/vtpm"
@@ -133,14 +134,17 @@ const noAction = 3
 
 // CheckCCEL judges a log beside a quote's registers: it explains RTMR 0 to 2, which the firmware and the boot chain extend; each
 // of them has at most one separator, whose data are what its digest is of, so that nobody can move the line between
-// firmware and what it started. RTMR 3 belongs to the running system, which keeps no log here.
+// firmware and what it started. RTMR 3 belongs to the running system, which keeps no log here: a log that names it all the same
+// must explain it, or its events would be believed unproven. What is returned of MRTD, and every event's type and data
+// where its digest is not of them, is covered by no register.
 func CheckCCEL(raw []byte, quoted [4][48]byte) ([]Event, error) {
 	got, events, err := ReplayCCEL(raw)
 	if err != nil {
 		return nil, err
 	}
-	for i := range 3 {
-		if got[i] != quoted[i] {
+	named := slices.ContainsFunc(events, func(e Event) bool { return e.Register == 3 })
+	for i := range got {
+		if got[i] != quoted[i] && (i < 3 || named) {
 			return nil, evidence.Refuse(evidence.CodeMeasurement, fmt.Sprintf("RTMR %d", i), hex.EncodeToString(got[i][:])+", by the log", hex.EncodeToString(quoted[i][:])+", as quoted")
 		}
 	}

@@ -40,7 +40,8 @@ type Quote struct {
 	UserData   [20]byte
 	BodyType   BodyType
 	Body       Body
-	Padding    int // bytes that follow the quote, as Azure serves it; nothing reads them
+	Padding    int  // bytes that follow the quote, as Azure serves it; nothing reads them
+	OddPadding bool // they are not all zero, as Azure's are: nobody signed them
 
 	signed    []byte // header and body, as they came
 	signature *dcap.SignatureData
@@ -60,68 +61,77 @@ func (q *Quote) PCK() (*dcap.PCK, error) {
 	return q.signature.UnverifiedPCK()
 }
 
-// ParseQuote reads a quote of version 4 or 5. Its own lengths say where it ends; what follows is counted and left alone.
+// parseHeader reads the header and, in version 5, the body's descriptor. It gives a quote without a body, where the body begins
+// and its size.
+func parseHeader(raw []byte) (*Quote, int, int, error) {
+	refuse := func(code evidence.Code, field, got, want string) (*Quote, int, int, error) {
+		return nil, 0, 0, evidence.Refuse(code, field, got, want)
+	}
+	if len(raw) < headerSize || len(raw) > MaxQuote {
+		return refuse(evidence.CodeParse, "TD quote", fmt.Sprintf("%d bytes", len(raw)), fmt.Sprintf("%d to %d", headerSize, MaxQuote))
+	}
+	le := binary.LittleEndian
+	q := &Quote{Version: le.Uint16(raw), QESVN: le.Uint16(raw[8:]), PCESVN: le.Uint16(raw[10:]), BodyType: BodyTDX10}
+	copy(q.QEVendorID[:], raw[12:28])
+	copy(q.UserData[:], raw[28:48])
+	if tee := dcap.TEE(le.Uint32(raw[4:])); q.Version == 3 || tee != dcap.TDX {
+		return refuse(evidence.CodeUnsupported, "quote", fmt.Sprintf("version %d of %s", q.Version, tee), "version 4 or 5 of TDX")
+	}
+	if q.Version != 4 && q.Version != 5 {
+		return refuse(evidence.CodeUnsupported, "quote version", fmt.Sprint(q.Version), "4 or 5")
+	}
+	if key := le.Uint16(raw[2:]); key != ecdsaP256 {
+		return refuse(evidence.CodeUnsupported, "attestation key type", fmt.Sprint(key), fmt.Sprint(ecdsaP256))
+	}
+	if q.QEVendorID != intelVendor {
+		return refuse(evidence.CodeUnsupported, "quoting enclave vendor", hex.EncodeToString(q.QEVendorID[:]), hex.EncodeToString(intelVendor[:]))
+	}
+	if q.Version == 4 {
+		return q, headerSize, bodySize10, nil
+	}
+	if len(raw) < headerSize+6 {
+		return refuse(evidence.CodeParse, "TD quote", fmt.Sprintf("%d bytes", len(raw)), "a body descriptor")
+	}
+	q.BodyType = BodyType(le.Uint16(raw[headerSize:]))
+	size, ok := map[BodyType]int{BodyTDX10: bodySize10, BodyTDX15: bodySize15}[q.BodyType]
+	if !ok {
+		return refuse(evidence.CodeUnsupported, "quote body type", fmt.Sprint(q.BodyType), "2 (TDX 1.0) or 3 (TDX 1.5)")
+	}
+	if said := le.Uint32(raw[headerSize+2:]); said != uint32(size) {
+		return refuse(evidence.CodeParse, "size of the quote body", fmt.Sprint(said), fmt.Sprint(size))
+	}
+	return q, headerSize + 6, size, nil
+}
+
+// ParseQuote reads a quote of version 4 or 5. Its own lengths say where it ends; what follows is counted and left alone, because nothing
+// signs it.
 func ParseQuote(raw []byte) (*Quote, error) {
 	bad := func(field, got, want string) (*Quote, error) {
 		return nil, evidence.Refuse(evidence.CodeParse, field, got, want)
 	}
-	unsupported := func(field, got, want string) (*Quote, error) {
-		return nil, evidence.Refuse(evidence.CodeUnsupported, field, got, want)
-	}
-	if len(raw) < headerSize || len(raw) > MaxQuote {
-		return bad("TD quote", fmt.Sprintf("%d bytes", len(raw)), fmt.Sprintf("%d to %d", headerSize, MaxQuote))
-	}
-	le := binary.LittleEndian
-	q := &Quote{Version: le.Uint16(raw), QESVN: le.Uint16(raw[8:]), PCESVN: le.Uint16(raw[10:])}
-	copy(q.QEVendorID[:], raw[12:28])
-	copy(q.UserData[:], raw[28:48])
-	if tee := dcap.TEE(le.Uint32(raw[4:])); q.Version != 3 && tee != dcap.TDX || q.Version == 3 {
-		return unsupported("quote", fmt.Sprintf("version %d of %s", q.Version, tee), "version 4 or 5 of TDX")
-	}
-	if q.Version != 4 && q.Version != 5 {
-		return unsupported("quote version", fmt.Sprint(q.Version), "4 or 5")
-	}
-	if key := le.Uint16(raw[2:]); key != ecdsaP256 {
-		return unsupported("attestation key type", fmt.Sprint(key), fmt.Sprint(ecdsaP256))
-	}
-	if q.QEVendorID != intelVendor {
-		return unsupported("quoting enclave vendor", hex.EncodeToString(q.QEVendorID[:]), hex.EncodeToString(intelVendor[:]))
-	}
-	at, size := headerSize, bodySize10
-	q.BodyType = BodyTDX10
-	if q.Version == 5 {
-		if len(raw) < headerSize+6 {
-			return bad("TD quote", fmt.Sprintf("%d bytes", len(raw)), "a body descriptor")
-		}
-		q.BodyType = BodyType(le.Uint16(raw[headerSize:]))
-		if q.BodyType == BodyTDX15 {
-			size = bodySize15
-		} else if q.BodyType != BodyTDX10 {
-			return unsupported("quote body type", fmt.Sprint(q.BodyType), "2 (TDX 1.0) or 3 (TDX 1.5)")
-		}
-		if said := le.Uint32(raw[headerSize+2:]); said != uint32(size) {
-			return bad("size of the quote body", fmt.Sprint(said), fmt.Sprint(size))
-		}
-		at += 6
+	q, at, size, err := parseHeader(raw)
+	if err != nil {
+		return nil, err
 	}
 	if len(raw) < at+size+4 {
 		return bad("TD quote", fmt.Sprintf("%d bytes", len(raw)), fmt.Sprintf("at least %d", at+size+4))
 	}
-	var err error
 	if q.Body, err = parseBody(raw[at : at+size]); err != nil {
 		return nil, err
 	}
 	at += size
 	q.signed = bytes.Clone(raw[:at])
-	length := le.Uint32(raw[at:])
+	length := binary.LittleEndian.Uint32(raw[at:])
 	at += 4
 	if uint64(length) > uint64(len(raw)-at) {
 		return bad("size of the signature section", fmt.Sprint(length), fmt.Sprintf("at most %d, which is left", len(raw)-at))
 	}
-	if q.signature, err = dcap.ParseSignatureData(q.Version, raw[at:at+int(length)]); err != nil {
+	end := at + int(length)
+	if q.signature, err = dcap.ParseSignatureData(q.Version, raw[at:end]); err != nil {
 		return nil, err
 	}
-	q.Padding = len(raw) - at - int(length)
+	q.Padding = len(raw) - end
+	q.OddPadding = len(bytes.Trim(raw[end:], "\x00")) > 0
 	return q, nil
 }
 

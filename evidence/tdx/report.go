@@ -83,8 +83,14 @@ func (r *Report) Marshal() []byte { return bytes.Clone(r.raw[:]) }
 
 // QuotedBy checks that a quote was made of this report: every member that both have is the same.
 func (r *Report) QuotedBy(q *Quote) error {
+	if r == nil || q == nil {
+		return evidence.Refuse(evidence.CodeParse, "TD report and quote", "none", "both, parsed")
+	}
 	mine, its := r.Body, q.Body
-	mine.TEETCBSVN2, mine.MRServiceTD, its.TEETCBSVN2, its.MRServiceTD = nil, nil, nil, nil
+	// A report of TDX 1.5 may have been quoted in the form of 1.0, which leaves these two out.
+	if mine.TEETCBSVN2 == nil || mine.MRServiceTD == nil || its.TEETCBSVN2 == nil || its.MRServiceTD == nil {
+		mine.TEETCBSVN2, mine.MRServiceTD, its.TEETCBSVN2, its.MRServiceTD = nil, nil, nil, nil
+	}
 	if !bytes.Equal(mine.Marshal(), its.Marshal()) {
 		return evidence.Refuse(evidence.CodeBinding, "TD quote", "of another report", "made of the TD report beside it")
 	}
