@@ -43,7 +43,7 @@ unit: ## unit and integration tests, with the race detector
 	$(TEST) -race -timeout 15m ./...
 
 crash: ## kill each service at each durable write, and start it again
-	$(TEST) -tags failpoints -count 1 -timeout 15m -run 'CP09|Killed|CrashAt' ./compute ./keys ./paravisor
+	$(TEST) -tags failpoints -count 1 -timeout 15m -run 'CP09|Killed|CrashAt' ./attest/issuer ./compute ./keys ./paravisor
 
 boot: build ## whole virtual machines, one at a time
 	$(TEST) -tags boot -count 1 -timeout 10m -p 1 -run 'TestFirmwareBoots|TestBootSmoke' ./paravisor ./image
