@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"cloister.dev/cloister/attest/policy"
 	"cloister.dev/cloister/internal/failpoint"
 )
 
@@ -30,6 +31,7 @@ type Store struct {
 	mu       sync.RWMutex
 	path     string
 	policies map[string]Policy
+	compiled sync.Map // attestation type to *policy.Policy, the last one used
 }
 
 // Open reads the file; a missing file holds no policies, an unreadable one is an error.
@@ -49,6 +51,18 @@ func Open(path string) (*Store, error) {
 		return nil, fmt.Errorf("policies %s: null, want an object", path)
 	}
 	return s, nil
+}
+
+// Compiled parses a policy's text, once for as long as the attestation type keeps it.
+func (s *Store) Compiled(kind, text string) (*policy.Policy, error) {
+	if have, ok := s.compiled.Load(kind); ok && have.(*policy.Policy).Text() == text {
+		return have.(*policy.Policy), nil
+	}
+	p, err := policy.Parse(text)
+	if err == nil {
+		s.compiled.Store(kind, p)
+	}
+	return p, err
 }
 
 // Get finds the policy of an attestation type.
