@@ -15,7 +15,7 @@ func newAttest() *cobra.Command {
 		Use: "attest", Short: "Judge evidence that is in a file, with no service asked",
 		Example: "  cloister attest inspect --evidence report.bin --certs chain.pem\n  cloister attest verify --evidence e.json --expect x.json --nonce …",
 	}
-	cmd.AddCommand(newAttestInspect(), newAttestVerify(), newAttestCollateral())
+	cmd.AddCommand(newAttestInspect(), newAttestVerify(), newAttestCollateral(), newAttestPolicy())
 	return cmd
 }
 
