@@ -86,8 +86,10 @@ func (t *TCB) floor() sevsnp.TCB {
 // Software is a software issuer. It protects from nothing on the host that holds the root's key.
 type Software struct {
 	Issuer string `json:"issuer"`
-	// Roots are PEM files with the certificates of the software roots that are believed.
-	Roots []string `json:"roots"`
+	// Roots are PEM files with the certificates of the software roots that are believed for SEV-SNP reports.
+	Roots []string `json:"roots,omitempty"`
+	// TDXRoots are those that are believed for TD quotes. At least one root of either kind is needed.
+	TDXRoots []string `json:"tdxRoots,omitempty"`
 }
 
 // placed is an instance with its place in the configuration, for complaints, and its roles' scope.
@@ -214,12 +216,14 @@ func (s *Software) validate(field string) (mistakes []error) {
 	if s == nil {
 		return nil
 	}
-	if len(s.Roots) == 0 {
-		mistakes = append(mistakes, fmt.Errorf("%s.roots: none, so no evidence could be accepted", field))
+	if len(s.Roots) == 0 && len(s.TDXRoots) == 0 {
+		mistakes = append(mistakes, fmt.Errorf("%s.roots, tdxRoots: none, so no evidence could be accepted", field))
 	}
-	for i, r := range s.Roots {
-		if r == "" {
-			mistakes = append(mistakes, fmt.Errorf("%s.roots[%d]: empty, want a file", field, i))
+	for name, files := range map[string][]string{"roots": s.Roots, "tdxRoots": s.TDXRoots} {
+		for i, r := range files {
+			if r == "" {
+				mistakes = append(mistakes, fmt.Errorf("%s.%s[%d]: empty, want a file", field, name, i))
+			}
 		}
 	}
 	return mistakes

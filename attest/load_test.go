@@ -26,7 +26,6 @@ import (
 	"cloister.dev/cloister/attest/issuer"
 	"cloister.dev/cloister/attest/request"
 	"cloister.dev/cloister/evidence/sevsnp/sevsnptest"
-	"cloister.dev/cloister/evidence/soft"
 )
 
 // endless is a body of zeros that never ends.
@@ -229,11 +228,11 @@ func BenchmarkVerifyAndSign(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	roots, err := readRoots([]string{filepath.Join(w.dir, "root.pem")})
+	roots, err := (&Software{Roots: []string{filepath.Join(w.dir, "root.pem")}}).roots()
 	if err != nil {
 		b.Fatal(err)
 	}
-	v := appraise.New(appraise.Software([]soft.Root(roots)))
+	v := appraise.New(appraise.Software(roots))
 	i, err := issuer.Open(filepath.Join(w.dir, "state"), "software", softwareURL, issuer.Rotation{}, w.now)
 	if err != nil {
 		b.Fatal(err)

@@ -97,18 +97,18 @@ func (s *Service) open(c Config, now func() time.Time, logger *slog.Logger, chal
 			return fmt.Errorf("collateral: %w", err)
 		}
 	}
-	software := map[string][]soft.Root{} // by instance
-	var all []soft.Root
+	software := map[string]appraise.SoftwareRoots{} // by instance
+	var all appraise.SoftwareRoots
 	for _, i := range c.issuers() {
 		if i.Software == nil {
 			continue
 		}
-		list, err := readRoots(i.Software.Roots)
+		list, err := i.Software.roots()
 		if err != nil {
 			return fmt.Errorf("%s: %w", i.field, err)
 		}
 		software[i.Name] = list
-		all = append(all, list...)
+		all.SEVSNP, all.TDX = append(all.SEVSNP, list.SEVSNP...), append(all.TDX, list.TDX...)
 	}
 	for _, i := range c.issuers() {
 		judge, err := evaluator(i, s.collateral, software[i.Name], all)
@@ -133,7 +133,7 @@ func (s *Service) open(c Config, now func() time.Time, logger *slog.Logger, chal
 }
 
 // evaluator makes what judges for one issuer: own are its software roots, all those that the installation has.
-func evaluator(i placed, cache *collateral.Cache, own, all []soft.Root) (api.Evaluator, error) {
+func evaluator(i placed, cache *collateral.Cache, own, all appraise.SoftwareRoots) (api.Evaluator, error) {
 	switch {
 	case i.External != nil:
 		return i.External.verifier()
@@ -144,14 +144,23 @@ func evaluator(i placed, cache *collateral.Cache, own, all []soft.Root) (api.Eva
 	return appraise.New(appraise.Software(own)), nil
 }
 
-func readRoots(files []string) ([]soft.Root, error) {
+// roots reads the files that a software issuer's configuration names.
+func (s *Software) roots() (out appraise.SoftwareRoots, err error) {
+	if out.SEVSNP, err = readRoots(s.Roots, soft.ParseRoot); err != nil {
+		return out, err
+	}
+	out.TDX, err = readRoots(s.TDXRoots, soft.ParseTDXRoot)
+	return out, err
+}
+
+func readRoots(files []string, parse func([]byte) (soft.Root, error)) ([]soft.Root, error) {
 	var out []soft.Root
 	for _, file := range files {
 		raw, err := os.ReadFile(file)
 		if err != nil {
 			return nil, fmt.Errorf("software root: %w", err)
 		}
-		root, err := soft.ParseRoot(raw)
+		root, err := parse(raw)
 		if err != nil {
 			return nil, fmt.Errorf("software root %s: %w", file, err)
 		}
@@ -161,7 +170,7 @@ func readRoots(files []string) ([]soft.Root, error) {
 }
 
 // roots reads the files that a hardware issuer's configuration names.
-func (h *Hardware) roots(cache *collateral.Cache, software []soft.Root) (appraise.Roots, error) {
+func (h *Hardware) roots(cache *collateral.Cache, software appraise.SoftwareRoots) (appraise.Roots, error) {
 	var amd *appraise.AMDOptions
 	if h.AMD != nil {
 		amd = &appraise.AMDOptions{Floor: h.AMD.MinimumTCB.floor(), RequireCRLs: *h.AMD.RequireRevocationLists}

@@ -106,7 +106,7 @@ func (s *swapped) AK(ctx context.Context, in *request.AK, at time.Time) (*apprai
 }
 
 func (s *swapped) set(o appraise.IntelOptions) {
-	s.Store(appraise.New(appraise.Hardware(nil, &o, nil)))
+	s.Store(appraise.New(appraise.Hardware(nil, &o, appraise.SoftwareRoots{})))
 }
 
 // tdWorld is a service whose hardware issuer stands for Intel, with an endorser of the test's.
@@ -222,7 +222,7 @@ func TestTdxVMRefused(t *testing.T) {
 	if _, err := w.client("").SevSnpVM(t.Context(), w.report(t, w.chip, nil)); evidence.CodeOf(err) != evidence.CodePolicy {
 		t.Errorf("a SEV-SNP report where only Intel counts: %v", err)
 	}
-	if _, err := w.client("/software").TdxVM(t.Context(), client.TdxVM{Quote: good}); evidence.CodeOf(err) != evidence.CodeUnsupported {
+	if _, err := w.client("/software").TdxVM(t.Context(), client.TdxVM{Quote: good}); evidence.CodeOf(err) != evidence.CodeChain {
 		t.Errorf("SVC-22 a real quote at the software issuer: %v", err)
 	}
 	amd := newWorld(t)

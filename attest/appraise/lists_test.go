@@ -52,7 +52,7 @@ func TestLists(t *testing.T) {
 	in := &request.SevSnpVM{Report: report.Hardware, Chain: chainPEM}
 	at := chain.Leaf.NotBefore.Add(24 * time.Hour)
 	judge := func(o AMDOptions) error {
-		_, err := New(Hardware(&o, nil, nil)).SevSnpVM(t.Context(), in, at)
+		_, err := New(Hardware(&o, nil, SoftwareRoots{})).SevSnpVM(t.Context(), in, at)
 		return err
 	}
 	away := evidence.Refuse(evidence.CodeUnavailable, "list", "no route", "one")

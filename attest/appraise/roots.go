@@ -19,7 +19,13 @@ type Roots struct {
 	chains   *sevsnp.Chains
 	intel    *IntelOptions // nil: evidence of Intel processors is refused
 	pcks     *dcap.ChainCache
-	named    []soft.Root // of a software issuer; else those known to be refused, so that the refusal can say so
+	named    SoftwareRoots // of a software issuer; else those known to be refused, so that the refusal can say so
+}
+
+// SoftwareRoots are roots by what they sign.
+type SoftwareRoots struct {
+	SEVSNP []soft.Root
+	TDX    []soft.Root
 }
 
 // AMDOptions are what a hardware issuer asks of AMD's evidence.
@@ -42,12 +48,12 @@ const rememberedChains = 10_000
 
 // Hardware accepts evidence of processors of the makers for which options are given. Software roots that the
 // installation also has are refused by name.
-func Hardware(amd *AMDOptions, intel *IntelOptions, refused []soft.Root) Roots {
+func Hardware(amd *AMDOptions, intel *IntelOptions, refused SoftwareRoots) Roots {
 	return Roots{amd: amd, chains: sevsnp.NewChains(rememberedChains), intel: intel, pcks: dcap.NewChainCache(rememberedChains), named: refused}
 }
 
 // Software accepts evidence of the named software roots.
-func Software(roots []soft.Root) Roots { return Roots{software: true, named: roots} }
+func Software(roots SoftwareRoots) Roots { return Roots{software: true, named: roots} }
 
 // authenticate checks who signed a report.
 func (r Roots) authenticate(ctx context.Context, report *sevsnp.Report, chainPEM []byte, at time.Time) (*sevsnp.Authentic, error) {
@@ -56,7 +62,7 @@ func (r Roots) authenticate(ctx context.Context, report *sevsnp.Report, chainPEM
 		return nil, err
 	}
 	if r.software {
-		return soft.Authenticate(report, chain, r.named, at)
+		return soft.Authenticate(report, chain, r.named.SEVSNP, at)
 	}
 	if r.amd == nil {
 		return nil, evidence.Refuse(evidence.CodePolicy, "root", string(evidence.RootAMD), "a root that this issuer stands for")
@@ -70,8 +76,8 @@ func (r Roots) authenticate(ctx context.Context, report *sevsnp.Report, chainPEM
 		authentic, err = sevsnp.Authenticate(report, chain, o)
 	}
 	if err != nil {
-		if len(r.named) > 0 {
-			if _, softErr := soft.Authenticate(report, chain, r.named, at); softErr == nil {
+		if len(r.named.SEVSNP) > 0 {
+			if _, softErr := soft.Authenticate(report, chain, r.named.SEVSNP, at); softErr == nil {
 				return nil, refuseSoftware(evidence.RootAMD)
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"cloister.dev/cloister/evidence/dcap"
 	"cloister.dev/cloister/evidence/hcl"
 	"cloister.dev/cloister/evidence/initdata"
+	"cloister.dev/cloister/evidence/soft"
 	"cloister.dev/cloister/evidence/tdx"
 )
 
@@ -87,8 +88,8 @@ func tdClaims(b tdx.Body, tcb *dcap.TCBResult) map[string]any {
 
 // authenticateTD checks who signed a quote, and what Intel says of the platform.
 func (r Roots) authenticateTD(ctx context.Context, q *tdx.Quote, at time.Time) (*tdx.Authentic, error) {
-	if r.software {
-		return nil, evidence.Refuse(evidence.CodeUnsupported, "TD quote", "at a software issuer", "a SEV-SNP report: software roots sign no quotes")
+	if r.software { // nobody keeps collateral of software: its TCB has no status
+		return soft.AuthenticateTDX(q, r.named.TDX, dcap.Options{At: at, Chains: r.pcks})
 	}
 	if r.intel == nil {
 		return nil, evidence.Refuse(evidence.CodePolicy, "root", string(evidence.RootIntel), "a root that this issuer stands for")
@@ -96,6 +97,11 @@ func (r Roots) authenticateTD(ctx context.Context, q *tdx.Quote, at time.Time) (
 	o := dcap.Options{At: at, Chains: r.pcks, Floor: dcap.Floor{EvaluationNumber: r.intel.MinimumEvaluation}}
 	genuine, err := tdx.Authenticate(q, o)
 	if err != nil {
+		if len(r.named.TDX) > 0 {
+			if _, softErr := soft.AuthenticateTDX(q, r.named.TDX, dcap.Options{At: at}); softErr == nil {
+				return nil, refuseSoftware(evidence.RootIntel)
+			}
+		}
 		return nil, err
 	}
 	c, err := r.intel.Collateral.DCAP(ctx, genuine.PCK(), dcap.TDX)
