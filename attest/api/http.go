@@ -49,6 +49,11 @@ type policyText struct{ error }
 
 func (p policyText) Unwrap() error { return p.error }
 
+// invalidOperation marks what Azure's service calls so: a document about policies whose signature does not do.
+type invalidOperation struct{ error }
+
+func (i invalidOperation) Unwrap() error { return i.error }
+
 // fail answers with an error. What is no refusal is ours: it is logged, and the caller learns nothing.
 func (s *Server) fail(w http.ResponseWriter, err error) {
 	var refusal *evidence.Refusal
@@ -72,6 +77,7 @@ func statusOf(err error, code evidence.Code) (int, string) {
 	var f forbidden
 	var p policyText
 	var b tooBusy
+	var o invalidOperation
 	switch {
 	case errors.As(err, &b):
 		return http.StatusTooManyRequests, "TooManyRequests"
@@ -81,6 +87,8 @@ func statusOf(err error, code evidence.Code) (int, string) {
 		return http.StatusUnauthorized, "Unauthorized"
 	case code == evidence.CodeUnavailable:
 		return http.StatusServiceUnavailable, "ServiceUnavailable"
+	case errors.As(err, &o):
+		return http.StatusBadRequest, "InvalidOperation"
 	case errors.As(err, &p):
 		return http.StatusBadRequest, "PolicyParsingError"
 	case code == evidence.CodePolicy:

@@ -2,16 +2,19 @@ package api
 
 import (
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"cloister.dev/cloister/attest/claims"
 	"cloister.dev/cloister/attest/client"
 	"cloister.dev/cloister/attest/issuer"
 	"cloister.dev/cloister/attest/policy"
+	"cloister.dev/cloister/attest/policysign"
 	"cloister.dev/cloister/attest/policystore"
 	"cloister.dev/cloister/attest/translog"
 	"cloister.dev/cloister/evidence"
@@ -30,7 +33,7 @@ const maxPolicyJWS = 256 << 10
 func (p *Provider) policyRoute(method, path string) (string, handler) {
 	name, ok := strings.CutPrefix(path, "policies/")
 	if !ok {
-		return "other", nil
+		return p.certificatesRoute(method, path)
 	}
 	for _, kind := range claims.Kinds {
 		switch {
@@ -59,9 +62,6 @@ func (p *Provider) policyCall(action string, h policyHandler, kind claims.Kind) 
 		}
 		if len(body) > maxPolicyJWS {
 			return evidence.Refuse(evidence.CodeParse, "policy JWS", fmt.Sprintf("%d bytes", len(body)), fmt.Sprintf("at most %d", maxPolicyJWS))
-		}
-		if p.TrustMode != TrustAAD && action == actionWrite {
-			return evidence.Refuse(evidence.CodeUnsupported, "trust mode", string(p.TrustMode), string(TrustAAD)+": signed policies are not supported")
 		}
 		out, err := h(s, kind, who, string(body))
 		if err != nil {
@@ -105,7 +105,7 @@ func (p *Provider) getPolicy(_ *Server, kind claims.Kind, _ *identity.Principal,
 }
 
 func (p *Provider) setPolicy(s *Server, kind claims.Kind, who *identity.Principal, jws string) (map[string]any, error) {
-	text, err := acceptPolicy(jws, kind)
+	text, signer, err := p.acceptPolicy(jws, kind, s.now())
 	e := translog.Entry{Time: s.now().UTC(), Issuer: p.Issuer.URL(), Kind: string(kind), Caller: who.ObjectID}
 	if err != nil {
 		return nil, p.policyRefused(e, err)
@@ -117,7 +117,11 @@ func (p *Provider) setPolicy(s *Server, kind claims.Kind, who *identity.Principa
 	}
 	s.log.Info("policy set", "kind", kind, "issuer", p.Issuer.URL(), "policyHash", e.Policy, "by", who.ObjectID)
 	sum := sha256.Sum256([]byte(jws))
-	return map[string]any{"x-ms-policy-result": "Updated", "x-ms-policy-token-hash": base64.RawURLEncoding.EncodeToString(sum[:])}, nil
+	out := map[string]any{"x-ms-policy-result": "Updated", "x-ms-policy-token-hash": base64.RawURLEncoding.EncodeToString(sum[:])}
+	if signer != nil {
+		out["x-ms-policy-signer"] = policysign.JWK(signer)
+	}
+	return out, nil
 }
 
 func (p *Provider) policyRefused(e translog.Entry, err error) error {
@@ -131,38 +135,56 @@ func (p *Provider) policyRefused(e translog.Entry, err error) error {
 	return err
 }
 
-// acceptPolicy reads a policy's JWS as Azure's service does without signer certificates: signed or
-// unsigned. Who may set a policy is decided by the caller's role; a signature inside is not looked at,
-// and so is refused rather than taken for checked.
-func acceptPolicy(jws string, kind claims.Kind) (string, error) {
-	head, err := joseHeader(jws)
-	if err != nil {
-		return "", policyText{err}
-	}
-	if head["alg"] != "none" || !strings.HasSuffix(jws, ".") {
-		return "", policyText{evidence.Refuse(evidence.CodeUnsupported, "policy JWS alg", fmt.Sprint(head["alg"]), "none: signed policies are not supported")}
-	}
-	text, err := client.PolicyText(jws)
-	if err != nil {
-		return "", policyText{err}
-	}
-	parsed, err := policy.Parse(text)
-	if err != nil {
-		return "", policyText{err}
-	}
-	if err := parsed.Check(claims.Schema(kind)); err != nil {
-		return "", policyText{err}
-	}
-	return text, nil
-}
-
-func (p *Provider) resetPolicy(s *Server, kind claims.Kind, who *identity.Principal, jws string) (map[string]any, error) {
-	head, err := joseHeader(jws)
+// trusted reads a document about policies and checks its signature by the issuer's trust mode. Isolated: a signer on the list
+// must have made it. AAD: who may set policies is decided by the caller's role; a signature must hold, whoever made it.
+func (p *Provider) trusted(jws string, at time.Time) (*policysign.Document, error) {
+	doc, err := policysign.Read(jws)
 	if err != nil {
 		return nil, policyText{err}
 	}
-	if parts := strings.Split(jws, "."); head["alg"] != "none" || parts[1] != "" || parts[2] != "" {
-		return nil, policyText{evidence.Refuse(evidence.CodeParse, "policy JWS", "a payload or a signature", `{"alg":"none"} and an empty payload`)}
+	switch {
+	case p.TrustMode == TrustIsolated && p.SignerList == nil:
+		return nil, evidence.Refuse(evidence.CodePolicy, "policy signers", "none", "a list of certificates")
+	case p.TrustMode == TrustIsolated && !doc.Signed:
+		return nil, invalidOperation{evidence.Refuse(evidence.CodeChain, "policy JWS", "unsigned JWS, but the issuer is configured with signing certificates", "a JWS signed by one of them")}
+	case p.TrustMode == TrustIsolated:
+		err = doc.Verify(p.SignerList.List(), at)
+	case doc.Signed:
+		err = doc.CheckSignature()
+	}
+	if err != nil {
+		return nil, invalidOperation{err}
+	}
+	return doc, nil
+}
+
+// acceptPolicy reads a policy's JWS and gives its text and, where it is signed, the signer.
+func (p *Provider) acceptPolicy(jws string, kind claims.Kind, at time.Time) (string, *x509.Certificate, error) {
+	doc, err := p.trusted(jws, at)
+	if err != nil {
+		return "", nil, err
+	}
+	text, err := client.PolicyText(jws)
+	if err != nil {
+		return "", nil, policyText{err}
+	}
+	parsed, err := policy.Parse(text)
+	if err != nil {
+		return "", nil, policyText{err}
+	}
+	if err := parsed.Check(claims.Schema(kind)); err != nil {
+		return "", nil, policyText{err}
+	}
+	return text, doc.Signer(), nil
+}
+
+func (p *Provider) resetPolicy(s *Server, kind claims.Kind, who *identity.Principal, jws string) (map[string]any, error) {
+	doc, err := p.trusted(jws, s.now())
+	if err != nil {
+		return nil, err
+	}
+	if len(doc.Payload) > 0 {
+		return nil, policyText{evidence.Refuse(evidence.CodeParse, "policy JWS", "a payload", "an empty payload")}
 	}
 	e := translog.Entry{Time: s.now().UTC(), Issuer: p.Issuer.URL(), Kind: string(kind), Caller: who.ObjectID,
 		Event: "policy-reset", Policy: policy.Hash(claims.DefaultPolicy(kind))}

@@ -2,7 +2,6 @@ package api
 
 import (
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -33,15 +32,15 @@ const (
 
 // Provider is one issuer: a URL, its keys, the roots it stands for, and its own policies.
 type Provider struct {
-	Name      string // of its files and in its scope
-	Scope     string // of the roles for policy calls
-	TrustMode TrustMode
-	Signers   []*x509.Certificate // whose keys may sign policies at first; TrustIsolated only
-	Issuer    *issuer.Issuer
-	Evaluator Evaluator
-	Policies  *policystore.Store
-	Log       *translog.Log
-	AKs       *akca.CA
+	Name       string // of its files and in its scope
+	Scope      string // of the roles for policy calls
+	TrustMode  TrustMode
+	SignerList *policystore.Signers // whose keys may sign policies; TrustIsolated only
+	Issuer     *issuer.Issuer
+	Evaluator  Evaluator
+	Policies   *policystore.Store
+	Log        *translog.Log
+	AKs        *akca.CA
 	// Challenges are the nonces that this issuer hands out.
 	Challenges *challenge.Challenges
 	Identity   Identity // nil: policy calls are refused
