@@ -22,6 +22,7 @@ import (
 const (
 	maxChain = 8    // certificates in x5c
 	minRSA   = 2048 // bits
+	maxRSA   = 8192 // bits; a bigger one only costs time
 	what     = "policy JWS"
 	maxBytes = 256 << 10 // of a compact JWS
 )
@@ -170,11 +171,11 @@ func decode(v any) (*x509.Certificate, error) {
 	return cert, CheckKey(cert)
 }
 
-// CheckKey wants a key that can sign policies: RSA of 2048 bits or more, or ECDSA on a NIST curve of 256 bits or more.
+// CheckKey wants a key that can sign policies: RSA of 2048 to 8192 bits, or ECDSA on a NIST curve of 256 bits or more.
 func CheckKey(cert *x509.Certificate) error {
 	switch key := cert.PublicKey.(type) {
 	case *rsa.PublicKey:
-		if key.N.BitLen() >= minRSA {
+		if n := key.N.BitLen(); n >= minRSA && n <= maxRSA {
 			return nil
 		}
 	case *ecdsa.PublicKey:
@@ -182,7 +183,7 @@ func CheckKey(cert *x509.Certificate) error {
 			return nil
 		}
 	}
-	return evidence.Refuse(evidence.CodeUnsupported, "certificate", "a key of another kind or size", "RSA of 2048 bits or more, or ECDSA of 256 or more")
+	return evidence.Refuse(evidence.CodeUnsupported, "certificate", "a key of another kind or size", "RSA of 2048 to 8192 bits, or ECDSA of 256 or more")
 }
 
 // CheckSigner wants what the certificate of a trusted signer needs: the CA flag, and a key that can sign.
