@@ -27,6 +27,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"cloister.dev/cloister/attest/client"
+	"cloister.dev/cloister/attest/policystore"
+	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/sevsnp/sevsnptest"
 	"cloister.dev/cloister/identity/identitytest"
 	"cloister.dev/cloister/identity/roles"
@@ -304,5 +306,38 @@ func TestPolicySigners(t *testing.T) {
 	}
 	if status, _, _ := w.policyCall(t, "PUT", "/alpha/policies/SevSnpVm", first.sign(t, policyPayload(permitAll))); status != 400 {
 		t.Errorf("a policy by a removed signer: %d", status)
+	}
+}
+
+// TestUnsignedPoliciesEndWithIsolation sets a policy by role alone, and then isolates the issuer.
+func TestUnsignedPoliciesEndWithIsolation(t *testing.T) {
+	dir, first := t.TempDir(), newSigner(t, "first", nil, nil)
+	jws, err := client.PolicyJWS(permitAll)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "state"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	before, err := policystore.Open(filepath.Join(dir, "state", "alpha.policies.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := before.Set("SevSnpVm", policystore.Policy{JWS: jws, Text: permitAll}, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	w := isolated(t, dir, first)
+	attest := func() error {
+		_, err := w.client("/alpha").SevSnpVM(t.Context(), w.report(t, w.chip, nil))
+		return err
+	}
+	if err := attest(); evidence.CodeOf(err) != evidence.CodePolicy || !strings.Contains(err.Error(), "set unsigned") {
+		t.Fatalf("SVC-31: under a policy that nobody signed: %v", err)
+	}
+	if status, _, _ := w.policyCall(t, "PUT", "/alpha/policies/SevSnpVm", first.sign(t, policyPayload(permitAll))); status != 200 {
+		t.Fatal(status)
+	}
+	if err := attest(); err != nil {
+		t.Errorf("under the same, signed: %v", err)
 	}
 }

@@ -116,12 +116,17 @@ func (p *Provider) setPolicy(s *Server, kind claims.Kind, who *identity.Principa
 		return nil, err
 	}
 	s.log.Info("policy set", "kind", kind, "issuer", p.Issuer.URL(), "policyHash", e.Policy, "by", who.ObjectID)
-	sum := sha256.Sum256([]byte(jws))
-	out := map[string]any{"x-ms-policy-result": "Updated", "x-ms-policy-token-hash": base64.RawURLEncoding.EncodeToString(sum[:])}
+	out := map[string]any{"x-ms-policy-result": "Updated", "x-ms-policy-token-hash": tokenHash(jws)}
 	if signer != nil {
 		out["x-ms-policy-signer"] = policysign.JWK(signer)
 	}
 	return out, nil
+}
+
+// tokenHash is SHA-256 of a policy's JWS as it was sent, its dots included.
+func tokenHash(jws string) string {
+	sum := sha256.Sum256([]byte(jws))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 func (p *Provider) policyRefused(e translog.Entry, err error) error {

@@ -15,6 +15,7 @@ import (
 	"cloister.dev/cloister/attest/client"
 	"cloister.dev/cloister/attest/issuer"
 	"cloister.dev/cloister/attest/policy"
+	"cloister.dev/cloister/attest/policysign"
 	"cloister.dev/cloister/attest/policystore"
 	"cloister.dev/cloister/attest/request"
 	"cloister.dev/cloister/attest/translog"
@@ -170,19 +171,33 @@ func (p *Provider) akCertificate(s *Server, w http.ResponseWriter, r *http.Reque
 	})
 }
 
-// current is the policy that holds for an attestation type.
-func (p *Provider) current(kind claims.Kind) string {
-	if stored, ok := p.Policies.Get(string(kind)); ok {
-		return stored.Text
+// current is the policy that holds for an attestation type. One that was set unsigned, before the issuer became isolated, holds no
+// longer, and the default doesn't take its place: somebody set it to refuse more. A signer has to say what shall be.
+func (p *Provider) current(kind claims.Kind) (string, error) {
+	stored, ok := p.Policies.Get(string(kind))
+	if !ok {
+		return claims.DefaultPolicy(kind), nil
 	}
-	return claims.DefaultPolicy(kind)
+	if p.TrustMode == TrustIsolated {
+		if doc, err := policysign.Read(stored.JWS); err != nil || !doc.Signed {
+			return "", evidence.Refuse(evidence.CodePolicy, "policy", "one that was set unsigned, before the issuer was isolated", "one by a policy signer: set or reset it")
+		}
+	}
+	return stored.Text, nil
 }
 
 // permit asks the policy.
 func (p *Provider) permit(kind claims.Kind, got *appraise.Result, e *translog.Entry) (*policy.Outcome, string, error) {
-	text := p.current(kind)
-	outcome, err := evaluate(text, kind, got)
+	text, err := p.current(kind)
+	if err != nil {
+		return nil, "", err
+	}
 	e.Policy = policy.Hash(text)
+	parsed, err := p.Policies.Compiled(string(kind), text)
+	if err != nil {
+		return nil, text, policyText{err}
+	}
+	outcome, err := parsed.Evaluate(policy.Flatten(got.Claims()), claims.Schema(kind))
 	return outcome, text, err
 }
 

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"cloister.dev/cloister/attest/policy"
 )
 
 func TestStore(t *testing.T) {
@@ -64,4 +66,35 @@ func reopen(t *testing.T, path string) *Store {
 		t.Fatal(err)
 	}
 	return s
+}
+
+func TestCompiledOnceForAsLongAsItHolds(t *testing.T) {
+	s, err := Open(filepath.Join(t.TempDir(), "policies.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const permit, deny = "version=1.0; authorizationrules { => permit(); }; issuancerules {};", "version=1.0; authorizationrules { => deny(); }; issuancerules {};"
+	compile := func(kind, text string) *policy.Policy {
+		t.Helper()
+		p, err := s.Compiled(kind, text)
+		if err != nil || p.Text() != text {
+			t.Fatalf("%v, %v", p, err)
+		}
+		return p
+	}
+	first := compile("SevSnpVm", permit)
+	if compile("SevSnpVm", permit) != first {
+		t.Error("the same text was parsed twice")
+	}
+	compile("TdxVm", deny)
+	if compile("SevSnpVm", permit) != first {
+		t.Error("another type's policy displaced this one's")
+	}
+	if compile("SevSnpVm", deny) == first {
+		t.Error("another text got the policy before it")
+	}
+	if p, err := s.Compiled("SevSnpVm", "version=1.0; authorizationrules { => allow(); };"); err == nil {
+		t.Errorf("a text that is no policy: %v", p)
+	}
+	compile("SevSnpVm", deny) // what could not be parsed displaced nothing
 }
