@@ -29,15 +29,19 @@ const (
 )
 
 func addAttestFlags(cmd *cobra.Command) {
+	addEvidenceFlags(cmd)
+	if err := cmd.MarkFlagRequired("evidence"); err != nil {
+		panic(err) // the flag is defined above
+	}
+	addOutput(cmd)
+}
+
+func addEvidenceFlags(cmd *cobra.Command) {
 	cmd.Flags().String("evidence", "", "file with the evidence, or - for standard input")
 	cmd.Flags().StringArray("certs", nil, "certificates or revocation lists, PEM or DER in any order (repeatable)")
 	cmd.Flags().String("collateral", "", "folder with certificates, revocation lists and Intel's collateral")
 	cmd.Flags().StringArray("root", nil, "root that counts: amd, intel, or software=FILE (repeatable; default: amd and intel)")
 	cmd.Flags().String("at", "", "time to judge validity at: RFC 3339, a date, or seconds since 1970 (default: now)")
-	if err := cmd.MarkFlagRequired("evidence"); err != nil {
-		panic(err) // the flag is defined above
-	}
-	addOutput(cmd)
 }
 
 // attestInput reads everything that a judgement depends on. What the caller wrote wrongly is found before the evidence is

@@ -101,7 +101,7 @@ func checkArgs(c *cobra.Command) {
 			if err := check(cmd, args); err != nil {
 				return usageError{err}
 			}
-			if err := cmd.ValidateRequiredFlags(); err != nil {
+			if err := errors.Join(cmd.ValidateRequiredFlags(), cmd.ValidateFlagGroups()); err != nil {
 				return usageError{err}
 			}
 			return nil
