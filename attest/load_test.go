@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -183,10 +184,38 @@ func benchWorld(b *testing.B) *world {
 	return w
 }
 
+// heap is what the process holds after a collection, in MB.
+func heap() float64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc) / (1 << 20)
+}
+
 // BenchmarkHTTP is a token of a SEV-SNP report over TLS from end to end, on all cores; p50 and p99 are of one request.
 func BenchmarkHTTP(b *testing.B) {
 	w := benchWorld(b)
 	body := w.body(b)
+	ask := func() error {
+		resp, err := w.http.Post(w.url+attestPath, "application/json", bytes.NewReader(body))
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			return err
+		}
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("status %d", resp.StatusCode)
+		}
+		return nil
+	}
+	for range max(b.N/10, 20) {
+		if err := ask(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	held := heap()
 	var mu sync.Mutex
 	var took []time.Duration
 	b.SetParallelism(8)
@@ -195,15 +224,8 @@ func BenchmarkHTTP(b *testing.B) {
 		var mine []time.Duration
 		for pb.Next() {
 			begin := time.Now()
-			resp, err := w.http.Post(w.url+attestPath, "application/json", bytes.NewReader(body))
-			if err != nil {
+			if err := ask(); err != nil {
 				b.Error(err)
-				return
-			}
-			_, _ = io.Copy(io.Discard, resp.Body)
-			resp.Body.Close()
-			if resp.StatusCode != http.StatusOK {
-				b.Errorf("status %d", resp.StatusCode)
 				return
 			}
 			mine = append(mine, time.Since(begin))
@@ -213,6 +235,8 @@ func BenchmarkHTTP(b *testing.B) {
 		mu.Unlock()
 	})
 	b.StopTimer()
+	b.ReportMetric(held, "heap-MB-begin")
+	b.ReportMetric(heap(), "heap-MB-end")
 	if slices.Sort(took); len(took) > 0 {
 		b.ReportMetric(float64(len(took))/b.Elapsed().Seconds(), "requests/s")
 		b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")

@@ -36,6 +36,7 @@ var groups = []struct {
 	measure func(ctx context.Context, c cli, dir string) ([]row, error)
 }{
 	{"launch", digests},
+	{"appraise", appraisals},
 	{"vtpm", tpmProxy},
 	{"platform", services},
 	{"release", release},
@@ -45,7 +46,7 @@ var groups = []struct {
 func main() {
 	out := flag.String("o", "bench.json", "file for the figures")
 	bin := flag.String("bin", "bin", "folder of the programs")
-	names := flag.String("only", "", "groups to measure, with commas between: launch, vtpm, platform, release, vm (default: all)")
+	names := flag.String("only", "", "groups to measure, with commas between: launch, appraise, vtpm, platform, release, vm (default: all)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

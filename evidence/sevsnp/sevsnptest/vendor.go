@@ -22,7 +22,7 @@ import (
 	"cloister.dev/cloister/evidence/sevsnp"
 )
 
-// Vendor holds the keys of one product line. RSA keys have 2048 bits, half of AMD's, to be made quickly.
+// Vendor holds the keys of one product line. RSA keys have 2048 bits, half of AMD's, to be made quickly, unless NewSized made them.
 type Vendor struct {
 	Product                 sevsnp.Product
 	ARK, ASK, ASVK          *x509.Certificate
@@ -36,17 +36,23 @@ var Now = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 // New makes a vendor with AMD's names and keys of its own.
 func New(t testing.TB, p sevsnp.Product) *Vendor {
 	t.Helper()
+	return NewSized(t, p, 2048)
+}
+
+// NewSized is New with RSA keys of so many bits. AMD's have 4096: what is to be timed needs those.
+func NewSized(t testing.TB, p sevsnp.Product, bits int) *Vendor {
+	t.Helper()
 	v := &Vendor{Product: p, NotBefore: Now.AddDate(-1, 0, 0), NotAfter: Now.AddDate(5, 0, 0)}
-	v.ARKKey, v.ASKKey, v.ASVKKey = rsaKey(t), rsaKey(t), rsaKey(t)
+	v.ARKKey, v.ASKKey, v.ASVKKey = rsaKey(t, bits), rsaKey(t, bits), rsaKey(t, bits)
 	v.ARK = v.Authority(t, "ARK-"+string(p), 0x10000, &v.ARKKey.PublicKey, nil, v.ARKKey)
 	v.ASK = v.Authority(t, "SEV-"+string(p), 0x10001, &v.ASKKey.PublicKey, v.ARK, v.ARKKey)
 	v.ASVK = v.Authority(t, "SEV-VLEK-"+string(p), 0x10101, &v.ASVKKey.PublicKey, v.ARK, v.ARKKey)
 	return v
 }
 
-func rsaKey(t testing.TB) *rsa.PrivateKey {
+func rsaKey(t testing.TB, bits int) *rsa.PrivateKey {
 	t.Helper()
-	k, err := rsa.GenerateKey(rand.Reader, 2048)
+	k, err := rsa.GenerateKey(rand.Reader, bits)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +60,7 @@ func rsaKey(t testing.TB) *rsa.PrivateKey {
 }
 
 func name(cn string) pkix.Name {
-	return pkix.Name{CommonName: cn, Country: []string{"US"}, Organization: []string{"Advanced Micro Devices"}, OrganizationalUnit: []string{"Engineering"}}
+	return pkix.Name{CommonName: cn, Country: []string{"US"}, Locality: []string{"Santa Clara"}, Province: []string{"CA"}, Organization: []string{"Advanced Micro Devices"}, OrganizationalUnit: []string{"Engineering"}}
 }
 
 // Authority makes a certificate authority; without a parent, a self-signed one.
@@ -167,6 +173,9 @@ func (v *Vendor) leaf(t testing.TB, kind sevsnp.SigningKey, tcb sevsnp.TCB, chan
 	l.Set(OID(3, 1), integer(t, tcb.BootLoader))
 	l.Set(OID(3, 2), integer(t, tcb.TEE))
 	l.Set(OID(3, 3), integer(t, tcb.SNP))
+	for reserved := 4; reserved <= 7; reserved++ {
+		l.Set(OID(3, reserved), integer(t, 0))
+	}
 	l.Set(OID(3, 8), integer(t, tcb.Microcode))
 	if v.Product == sevsnp.Turin {
 		l.Set(OID(3, 9), integer(t, tcb.FMC))
