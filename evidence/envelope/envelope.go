@@ -103,6 +103,14 @@ func unsupported(what, got, want string) error {
 // Open recognises evidence and takes it apart. An error says that the bytes are no evidence of a known form, or that a
 // part of it is not well-formed: what is there and broken is never taken as absent.
 func Open(raw []byte) (*Evidence, error) {
+	ev, err := open(raw)
+	if err != nil {
+		return nil, err // nothing of evidence that is broken in part
+	}
+	return ev, nil
+}
+
+func open(raw []byte) (*Evidence, error) {
 	if len(raw) == 0 || len(raw) > MaxSize {
 		return nil, malformed("evidence", fmt.Sprintf("%d bytes", len(raw)), fmt.Sprintf("1 to %d bytes", MaxSize))
 	}

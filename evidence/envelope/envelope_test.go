@@ -311,3 +311,16 @@ func FuzzOpen(f *testing.F) {
 		}
 	})
 }
+
+// TestBrokenPiecesGiveNothing flips each byte of each piece: there is evidence or an error, never both.
+func TestBrokenPiecesGiveNothing(t *testing.T) {
+	for n, raw := range plain(t) {
+		for i := range raw {
+			bad := bytes.Clone(raw)
+			bad[i] ^= 0xff
+			if ev, err := envelope.Open(bad); (ev == nil) != (err != nil) {
+				t.Fatalf("seed %d, byte %d: %v, %v", n, i, ev, err)
+			}
+		}
+	}
+}
