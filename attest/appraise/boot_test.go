@@ -15,7 +15,8 @@ func TestBootStateOfRealLogs(t *testing.T) {
 	if dir == "" {
 		dir = "../../../shared/vectors"
 	}
-	read := func(name string) ([]byte, vtpm.PCRs) {
+	read := func(t *testing.T, name string) ([]byte, vtpm.PCRs) {
+		t.Helper()
 		raw, err := os.ReadFile(filepath.Join(dir, "tcg-eventlogs", name))
 		if os.IsNotExist(err) {
 			t.Skipf("SKIPPED, NOT TESTED: vector %s is missing; set CLOISTER_VECTORS", name)
@@ -44,7 +45,7 @@ func TestBootStateOfRealLogs(t *testing.T) {
 		"ubuntu-2104-no-dbx.bin":         {DefaultKeys: true, DB: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			raw, pcrs := read(name)
+			raw, pcrs := read(t, name)
 			got, err := bootState(raw, pcrs)
 			if err != nil || *got != want {
 				t.Fatalf("%+v, %v, want %+v", got, err, want)
@@ -69,7 +70,7 @@ func TestBootStateOfRealLogs(t *testing.T) {
 			}
 		})
 	}
-	raw, pcrs := read("arch-linux-workstation.bin")
+	raw, pcrs := read(t, "arch-linux-workstation.bin")
 	if got, err := bootState(raw, pcrs); err != nil || got.SecureBoot {
 		t.Errorf("an empty SecureBoot variable: %+v, %v", got, err)
 	}
