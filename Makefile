@@ -10,7 +10,7 @@ PROGRAMS := cloister cloister-attest cloister-keys cloister-paravisor cloister-s
 TEST := $(GO) tool -modfile=tools/go.mod gotestsum --format pkgname --format-hide-empty-pkg --
 STAMP := -trimpath -ldflags '-s -w'
 
-.PHONY: help setup build run stop test lint unit crash boot bench clean
+.PHONY: help setup build run stop test lint unit fuzz crash boot bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -31,7 +31,7 @@ run: ## start the platform, create the confidential VM "hello" and tell what hap
 stop: ## end the platform and its VMs
 	@if [ -x bin/cloister ]; then bin/cloister down; else echo "nothing was built, so nothing runs"; fi
 
-test: setup lint unit crash boot ## everything that continuous integration runs
+test: setup lint unit fuzz crash boot ## everything that continuous integration runs
 
 lint: ## formatting, vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt"; exit 1; }
@@ -41,6 +41,9 @@ lint: ## formatting, vet, staticcheck
 
 unit: ## unit and integration tests, with the race detector
 	$(TEST) -race -timeout 15m ./...
+
+fuzz: ## each fuzz target for a second
+	/fuzz.sh 1s
 
 crash: ## kill each service at each durable write, and start it again
 	$(TEST) -tags failpoints -count 1 -timeout 15m -run 'CP09|Killed|CrashAt' ./attest/issuer ./compute ./keys ./paravisor
