@@ -43,7 +43,7 @@ unit: ## unit and integration tests, with the race detector
 	$(TEST) -race -timeout 15m ./...
 
 fuzz: ## each fuzz target for a second
-	/fuzz.sh 1s
+	@bash scripts/fuzz.sh 1s
 
 crash: ## kill each service at each durable write, and start it again
 	$(TEST) -tags failpoints -count 1 -timeout 15m -run 'CP09|Killed|CrashAt' ./attest/issuer ./compute ./keys ./paravisor

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"sigs.k8s.io/yaml"
@@ -46,6 +47,9 @@ type Config struct {
 	// Roles say who may read and write policies, at the scope "/attestation", which covers "/attestation/NAME" of an
 	// instance.
 	Roles roles.List `json:"roles,omitempty"`
+	// Operators are the object ids of those who act for the operator. Policies that they set are called the operator's in tokens;
+	// absent: all are that were neither signed for an isolated issuer nor set through an identity of the instance's own.
+	Operators []string `json:"operators,omitempty"`
 }
 
 // TLS names the service's certificate chain and key, PEM files.
@@ -109,6 +113,9 @@ func (c Config) Validate() error {
 		if err := c.Collateral.Validate(); err != nil {
 			add("collateral: %w", err)
 		}
+	}
+	if slices.Contains(c.Operators, "") {
+		add("operators: an empty id, want object ids")
 	}
 	names, paths := map[string]bool{}, map[string]string{}
 	for _, i := range c.issuers() {

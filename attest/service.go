@@ -208,7 +208,8 @@ func newProvider(c Config, i placed, e api.Evaluator, log *translog.Log, now tim
 	if err != nil {
 		return nil, err
 	}
-	p := &api.Provider{Name: i.Name, Evaluator: e, Log: log, Scope: i.scope, TrustMode: api.TrustAAD}
+	p := &api.Provider{Name: i.Name, Evaluator: e, Log: log, Scope: i.scope, TrustMode: api.TrustAAD,
+		Operators: api.Operators{IDs: c.Operators, Known: len(c.Operators) > 0 || i.Identity != nil}}
 	if p.Issuer, err = issuer.Open(c.StateDir, i.Name, i.url(), rotation, now); err != nil {
 		return nil, err
 	}

@@ -40,6 +40,7 @@ type Provider struct {
 	Issuer     *issuer.Issuer
 	Evaluator  Evaluator
 	Policies   *policystore.Store
+	Operators  Operators
 	Log        *translog.Log
 	AKs        *akca.CA
 	// Challenges are the nonces that this issuer hands out.
@@ -173,32 +174,32 @@ func (p *Provider) akCertificate(s *Server, w http.ResponseWriter, r *http.Reque
 
 // current is the policy that holds for an attestation type. One that was set unsigned, before the issuer became isolated, holds no
 // longer, and the default doesn't take its place: somebody set it to refuse more. A signer has to say what shall be.
-func (p *Provider) current(kind claims.Kind) (string, error) {
+func (p *Provider) current(kind claims.Kind) (held, error) {
 	stored, ok := p.Policies.Get(string(kind))
 	if !ok {
-		return claims.DefaultPolicy(kind), nil
+		return held{claims.DefaultPolicy(kind), originDefault}, nil
 	}
 	if p.TrustMode == TrustIsolated {
 		if doc, err := policysign.Read(stored.JWS); err != nil || !doc.Signed {
-			return "", evidence.Refuse(evidence.CodePolicy, "policy", "one that was set unsigned, before the issuer was isolated", "one by a policy signer: set or reset it")
+			return held{}, evidence.Refuse(evidence.CodePolicy, "policy", "one that was set unsigned, before the issuer was isolated", "one by a policy signer: set or reset it")
 		}
 	}
-	return stored.Text, nil
+	return held{stored.Text, p.originOf(stored)}, nil
 }
 
 // permit asks the policy.
-func (p *Provider) permit(kind claims.Kind, got *appraise.Result, e *translog.Entry) (*policy.Outcome, string, error) {
-	text, err := p.current(kind)
+func (p *Provider) permit(kind claims.Kind, got *appraise.Result, e *translog.Entry) (*policy.Outcome, held, error) {
+	h, err := p.current(kind)
 	if err != nil {
-		return nil, "", err
+		return nil, h, err
 	}
-	e.Policy = policy.Hash(text)
-	parsed, err := p.Policies.Compiled(string(kind), text)
+	e.Policy = policy.Hash(h.text)
+	parsed, err := p.Policies.Compiled(string(kind), h.text)
 	if err != nil {
-		return nil, text, policyText{err}
+		return nil, h, policyText{err}
 	}
 	outcome, err := parsed.Evaluate(policy.Flatten(got.Claims()), claims.Schema(kind))
-	return outcome, text, err
+	return outcome, h, err
 }
 
 func evaluate(text string, kind claims.Kind, got *appraise.Result) (*policy.Outcome, error) {
@@ -211,11 +212,11 @@ func evaluate(text string, kind claims.Kind, got *appraise.Result) (*policy.Outc
 
 // issue makes a token of genuine evidence that the policy permits.
 func (p *Provider) issue(kind claims.Kind, got *appraise.Result, nonce string, now time.Time, e *translog.Entry) (string, error) {
-	outcome, text, err := p.permit(kind, got, e)
+	outcome, h, err := p.permit(kind, got, e)
 	if err != nil {
 		return "", err
 	}
-	members, life, err := assemble(got, outcome, text, nonce)
+	members, life, err := assemble(got, outcome, h, nonce)
 	if err != nil {
 		return "", err
 	}
@@ -228,12 +229,13 @@ func (p *Provider) issue(kind claims.Kind, got *appraise.Result, nonce string, n
 
 // assemble puts a token's members together. The service's own come last, so that nothing of a policy
 // can stand in their place.
-func assemble(got *appraise.Result, outcome *policy.Outcome, text, nonce string) (map[string]any, time.Duration, error) {
+func assemble(got *appraise.Result, outcome *policy.Outcome, h held, nonce string) (map[string]any, time.Duration, error) {
 	members := policy.Object(outcome.Issued)
 	for name, v := range got.Claims() {
 		members[name] = v
 	}
-	members["x-ms-policy-hash"], members["x-ms-ver"], members["jti"] = policy.Hash(text), "1.0", issuer.NewID()
+	members["x-ms-policy-hash"], members["x-ms-ver"], members["jti"] = policy.Hash(h.text), "1.0", issuer.NewID()
+	members[claims.PolicyOrigin] = h.origin
 	if nonce != "" {
 		members["nonce"] = nonce
 	}
@@ -261,7 +263,7 @@ func (p *Provider) draft(s *Server, w http.ResponseWriter, e *translog.Entry, go
 	if err != nil {
 		return err
 	}
-	members, life, err := assemble(got, outcome, text, in.Nonce)
+	members, life, err := assemble(got, outcome, held{text, originDraft}, in.Nonce)
 	if err != nil {
 		return err
 	}

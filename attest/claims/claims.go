@@ -36,6 +36,9 @@ const Challenge = "x-cloister-challenge"
 // Verifier names the other verifier whose judgement a token rests on; absent: this service judged.
 const Verifier = "x-cloister-external-verifier"
 
+// PolicyOrigin says whose the policy was that permitted a token: "tenant", "operator", "default" (the program's own) or "draft".
+const PolicyOrigin = "x-cloister-policy-origin"
+
 // SNP is what a token says of a SEV-SNP report. SVNs are those of the reported TCB.
 type SNP struct {
 	AuthorKeyDigest, IDKeyDigest, Measurement [48]byte

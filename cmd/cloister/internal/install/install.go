@@ -319,9 +319,10 @@ func (i *Installation) attest() error {
 	}
 	return writeConfig(i.path("attest", "config.yaml"), "The verifier.", attest.Config{
 		Listen: i.listen("attest"), TLS: attest.TLS{Certificate: cert, Key: key}, StateDir: i.path("attest"),
-		Software: &attest.Software{Issuer: i.url("attest"), Roots: []string{i.softwareRoot()}},
-		Identity: &identity.VerifierConfig{Issuers: []identity.IssuerConfig{signIn}, Audiences: []string{"https://attest.azure.net", i.url("attest")}},
-		Roles:    i.grants("/attestation", "Attestation Contributor", "Attestation Contributor"),
+		Software:  &attest.Software{Issuer: i.url("attest"), Roots: []string{i.softwareRoot()}},
+		Identity:  &identity.VerifierConfig{Issuers: []identity.IssuerConfig{signIn}, Audiences: []string{"https://attest.azure.net", i.url("attest")}},
+		Roles:     i.grants("/attestation", "Attestation Contributor", "Attestation Contributor"),
+		Operators: []string{i.file.Admin.ID},
 	})
 }
 
