@@ -166,7 +166,7 @@ func TestSevSnpVM(t *testing.T) {
 	delete(got, "jti")
 	zeros := strings.Repeat("0", 96)
 	sum, host := sha256.Sum256(runtimeData), sha256.Sum256(initData)
-	want := `{"exp":1793563200,"iat":1793534400,"iss":"` + softwareURL + `","nbf":1793534400,"nonce":"my nonce","x-cloister-policy-origin": "default", "x-cloister-root": "software","x-cloister-vtpm-isolation":"process",` +
+	want := `{"exp":1793563200,"iat":1793534400,"iss":"` + softwareURL + `","nbf":1793534400,"nonce":"my nonce","x-cloister-policy-origin":"default","x-cloister-root":"software","x-cloister-vtpm-isolation":"process",` +
 		`"x-ms-attestation-type":"sevsnpvm","x-ms-inittime":{"version":"cloister.initdata/1"},"x-ms-policy-hash":"` + tok.Claims["x-ms-policy-hash"].(string) + `",` +
 		`"x-ms-runtime":{"keys":[{"e":"AQAB","key_ops":["encrypt"],"kid":"HCLTransferKey","kty":"RSA","n":"AQAB"}],"n":9007199254740992},` +
 		`"x-ms-sevsnpvm-authorkeydigest":"` + zeros + `","x-ms-sevsnpvm-bootloader-svn":4,"x-ms-sevsnpvm-familyId":"` + zeros[:32] + `","x-ms-sevsnpvm-guestsvn":7,` +
