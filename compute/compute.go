@@ -27,6 +27,7 @@ import (
 	"cloister.dev/cloister/compute/imagesvc"
 	"cloister.dev/cloister/compute/network"
 	"cloister.dev/cloister/compute/operations"
+	"cloister.dev/cloister/compute/platform"
 	"cloister.dev/cloister/compute/quota"
 	"cloister.dev/cloister/compute/resources"
 	"cloister.dev/cloister/compute/scheduler"
@@ -42,6 +43,7 @@ type Deps struct {
 	MintVM func(vmID, resourceID, audience string) (string, error)
 	Keys   vm.GuestStateKeys     // nil: see vm.Service.Keys
 	Maker  vm.GuestStateKeyMaker // nil: see vm.Service.Maker
+	Judge  hosts.Judge           // nil: by the configuration's floors and roots
 	SignIn http.Handler          // the embedded sign-in, which clients find at the ARM endpoint; nil: it is elsewhere
 	Now    func() time.Time
 	Log    *slog.Logger
@@ -111,6 +113,12 @@ func New(c Config, d Deps) (*Server, error) {
 		return nil, err
 	}
 
+	judge := d.Judge
+	if judge == nil {
+		if judge, err = c.Health.judge(); err != nil {
+			return nil, err
+		}
+	}
 	db := store.Open(d.Etcd, "/cloister/compute")
 	ops := &operations.Service{Store: store.Of[operations.Operation](db, "operation"), Endpoint: c.Endpoint, Location: c.Location, Now: d.Now}
 	groups := &resources.Groups{DB: db, Store: store.Of[resources.Group](db, "group"), Operations: ops, Location: c.Location, Now: d.Now, Log: d.Log}
@@ -121,7 +129,7 @@ func New(c Config, d Deps) (*Server, error) {
 	vms := &vm.Service{
 		DB: db, VMs: store.Of[vm.VM](db, "vm"), Statuses: store.Of[vm.Status](db, "vmstatus"), Journeys: store.Of[vm.Journey](db, "journey"),
 		Identities: store.Of[vm.Identity](db, "vmid"), Questions: store.Of[vm.Question](db, "question"), Usages: store.Of[quota.Usage](db, "usage"),
-		Hosts: store.Of[scheduler.Host](db, "host"), Placements: store.Of[scheduler.Placement](db, "placement"), Alive: store.Of[time.Time](db, "alive"),
+		Hosts: store.Of[scheduler.Host](db, "host"), Placements: store.Of[scheduler.Placement](db, "placement"), Alive: store.Of[time.Time](db, "alive"), Health: store.Of[platform.Health](db, "hosthealth"),
 		Groups: groups, Disks: disks, EncryptionSets: sets, Network: nets, Images: images, Operations: ops,
 		Location: c.Location, Zones: c.Zones, Limits: c.Quota, Cap: c.Cap, CPUModel: c.CPUModel, Attest: c.Attest, KeyService: c.Keys,
 		Keys: d.Keys, Maker: d.Maker, Now: d.Now, Wait: d.AnswerWait, Log: d.Log,
@@ -133,7 +141,7 @@ func New(c Config, d Deps) (*Server, error) {
 			"Microsoft.Compute": {"virtualMachines", "disks", "diskEncryptionSets", "images", "locations/operations", "locations/usages", "skus"},
 			"Microsoft.Network": {"virtualNetworks", "virtualNetworks/subnets", "networkInterfaces"},
 		}}
-	agents := &hosts.Service{DB: db, Tokens: store.Of[hosts.UsedToken](db, "jointoken"), VMs: vms, CA: ca, TokenDigests: c.JoinTokens, MintVM: d.MintVM, Now: d.Now, Log: d.Log}
+	agents := &hosts.Service{DB: db, Tokens: store.Of[hosts.UsedToken](db, "jointoken"), VMs: vms, CA: ca, TokenDigests: c.JoinTokens, MintVM: d.MintVM, Judge: judge, Now: d.Now, Log: d.Log}
 
 	registry := prometheus.NewRegistry()
 	took := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "cloister_compute_request_seconds", Help: "Time to answer a call of the ARM API, by route and status.",

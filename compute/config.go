@@ -51,6 +51,9 @@ type Config struct {
 	Keys        initdata.Service `json:"keys"`
 	VaultSuffix string           `json:"vaultSuffix"` // host[:port] that vault names end in
 
+	// Health says what hosts' platforms must be to take VMs.
+	Health Health `json:"health"`
+
 	// JoinTokens are the hex SHA-256 of one-time tokens with which hosts join.
 	JoinTokens []string `json:"joinTokens,omitempty"`
 }
@@ -114,6 +117,7 @@ func (c Config) Validate() error {
 			bad(field, v, "a path")
 		}
 	}
+	c.Health.validate(bad)
 	if !place.MatchString(c.Location) || arm.Location(c.Location) != c.Location {
 		bad("location", c.Location, "lower-case letters, digits and hyphens")
 	}

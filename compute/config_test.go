@@ -50,6 +50,12 @@ func TestConfig(t *testing.T) {
 		{"cpuModel", func(c *compute.Config) { c.CPUModel = "EPYC,+svm" }},
 		{"attest", func(c *compute.Config) { c.Attest = initdata.Service{} }},
 		{"keys", func(c *compute.Config) { c.Keys.SigningKeys = nil }},
+		{"health.minimumTCB", func(c *compute.Config) { c.Health.MinimumTCB = nil }},
+		{"health.minimumTCB", func(c *compute.Config) { c.Health.MinimumTCB = map[string]compute.MinimumTCB{"Zen": {}} }},
+		{"health.minimumTCB.Milan", func(c *compute.Config) { c.Health.MinimumTCB = map[string]compute.MinimumTCB{"Milan": {}} }},
+		{"health.smt", func(c *compute.Config) { c.Health.SMT = "" }},
+		{"health.aliasCheck", func(c *compute.Config) { c.Health.AliasCheck = "true" }},
+		{"health.revocationLists", func(c *compute.Config) { c.Health.RequireRevocationLists = true }},
 		{"joinTokens[0]", func(c *compute.Config) { c.JoinTokens = []string{"word"} }},
 	} {
 		c := good
@@ -59,7 +65,7 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	all := compute.Config{}.Validate()
-	for _, field := range []string{"listen", "endpoint", "stateDir", "tenantId", "subscriptions", "cpuModel", "quota.cores"} {
+	for _, field := range []string{"listen", "endpoint", "stateDir", "tenantId", "subscriptions", "cpuModel", "quota.cores", "health.minimumTCB", "health.provisional"} {
 		if all == nil || !strings.Contains(all.Error(), field+":") {
 			t.Errorf("an empty configuration: %s is not reported", field)
 		}

@@ -80,7 +80,7 @@ func TestCrashChild(t *testing.T) {
 		sum := sha256.Sum256([]byte(token))
 		c.JoinTokens = []string{hex.EncodeToString(sum[:])}
 	})
-	e.joinWith(8, token)
+	e.joinWith(8, token, goodProbe)
 	two := group + "/providers/Microsoft.Compute/virtualMachines/two"
 	made := filepath.Join(dir, "made")
 	if _, err := os.Stat(made); err != nil {

@@ -37,6 +37,7 @@ import (
 	"cloister.dev/cloister/compute/quota"
 	"cloister.dev/cloister/compute/vm"
 	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/health"
 	"cloister.dev/cloister/evidence/initdata"
 	"cloister.dev/cloister/host/api"
 	"cloister.dev/cloister/identity/identitytest"
@@ -96,10 +97,10 @@ func newEnvAt(t *testing.T, stateDir string, etcd embedded.Options, opts ...opti
 		Location: location, Zones: []string{"1", "2"}, TenantID: identitytest.TenantID, Subscriptions: []string{sub}, Authority: identitytest.Authority,
 		Identity: id, Roles: roles.List{{PrincipalID: identitytest.AdminID, Role: "Contributor", Scope: "/subscriptions/" + sub}},
 		ImageDir: images, MinDiskGiB: 4, Quota: quota.Limits{Cores: 100, VMs: 50, Family: 100}, Cap: catalog.Cap{VCPUs: 1, MemoryMiB: 1024}, CPUModel: "EPYC",
-		Attest: service, Keys: service, VaultSuffix: "vault.localhost", JoinTokens: []string{hex.EncodeToString(sum[:])},
+		Attest: service, Keys: service, VaultSuffix: "vault.localhost", Health: anyHealth(), JoinTokens: []string{hex.EncodeToString(sum[:])},
 	}
 	keys := &fakeKeys{}
-	deps := compute.Deps{Etcd: e.Client(), MintVM: issuer.MintVM, Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Keys: keys, Maker: keys, AnswerWait: 20 * time.Second}
+	deps := compute.Deps{Etcd: e.Client(), MintVM: issuer.MintVM, Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Judge: judgeFake, Keys: keys, Maker: keys, AnswerWait: 20 * time.Second}
 	for _, o := range opts {
 		o(&cfg, &deps)
 	}
@@ -133,6 +134,13 @@ func writeImage(t *testing.T, dir, name, digest string) {
 	if err := os.WriteFile(filepath.Join(dir, name, "manifest.json"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// anyHealth asks nothing of hosts but a good signature by AMD, which judgeFake stands for.
+func anyHealth() compute.Health {
+	zero := new(uint8)
+	return compute.Health{MinimumTCB: map[string]compute.MinimumTCB{"Milan": {FMC: zero, BootLoader: zero, TEE: zero, SNP: zero, Microcode: zero}},
+		Provisional: "any", AliasCheck: "any", SMT: "any", CiphertextHiding: "any", RAPLDisabled: "any"}
 }
 
 // fakeKeys remembers what was asked of it.
@@ -311,6 +319,8 @@ type player struct {
 	seen   []api.VMSpec // every spec that came
 	fail   *evidence.Refusal
 	bundle string
+	probes []api.ProbeReport               // for the next report
+	answer func(api.Probe) api.ProbeReport // nil: probes are left unanswered
 }
 
 // certificate joins and gives a client that shows the certificate.
@@ -337,16 +347,16 @@ func (e *env) certificate(name, token string) (*api.Client, *api.JoinResponse, e
 
 func (e *env) join(vcpus int) *player {
 	e.t.Helper()
-	return e.joinWith(vcpus, joinWord)
+	return e.joinWith(vcpus, joinWord, goodProbe)
 }
 
-func (e *env) joinWith(vcpus int, token string) *player {
+func (e *env) joinWith(vcpus int, token string, answer func(api.Probe) api.ProbeReport) *player {
 	e.t.Helper()
 	client, _, err := e.certificate("host-1", token)
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	p := &player{e: e, client: client, vms: map[string]api.VMSpec{}, bundle: `{"version":"1"}`,
+	p := &player{e: e, client: client, vms: map[string]api.VMSpec{}, bundle: `{"version":"1"}`, answer: answer,
 		facts: api.HostFacts{Name: "host-1", Launcher: "software", TEEs: []string{"snp"}, VCPUs: vcpus, MemoryMiB: 1 << 20, Slots: 1000, Zone: "1", Version: "test"}}
 	if err := p.report(e.t.Context()); err != nil {
 		e.t.Fatal(err)
@@ -399,7 +409,8 @@ func (p *player) handle(ctx context.Context, m api.Message) error {
 
 func (p *player) report(ctx context.Context) error {
 	p.mu.Lock()
-	r := api.Report{Host: p.facts}
+	r := api.Report{Host: p.facts, Probes: p.probes}
+	p.probes = nil
 	for _, v := range p.vms {
 		st := api.VMStatus{VMID: v.VMID, Generation: v.Generation, RestartCount: v.RestartCount, Phase: api.PhaseRunning, Power: v.Power, SSHEndpoint: "127.0.0.1:2222"}
 		if p.fail != nil {
@@ -408,8 +419,32 @@ func (p *player) report(ctx context.Context) error {
 		r.VMs = append(r.VMs, st)
 		r.Events = append(r.Events, api.Event{VMID: v.VMID, Time: time.Unix(int64(v.Generation), 0), Step: "evidence", State: api.StepDone})
 	}
+	answer := p.answer
 	p.mu.Unlock()
-	return p.client.Report(ctx, r)
+	out, err := p.client.Report(ctx, r)
+	if err != nil || len(out.Probes) == 0 || answer == nil {
+		return err
+	}
+	p.mu.Lock()
+	for _, asked := range out.Probes {
+		p.probes = append(p.probes, answer(asked))
+	}
+	p.mu.Unlock()
+	return p.report(ctx)
+}
+
+// goodProbe answers as a platform that is fit: see judgeFake.
+func goodProbe(p api.Probe) api.ProbeReport {
+	data := api.ProbeData("host-1", p.Nonce)
+	return api.ProbeReport{TEE: p.TEE, Nonce: p.Nonce, Evidence: data[:]}
+}
+
+// judgeFake stands for the judgement of real evidence: a platform is fit when its evidence is the report data and no more.
+func judgeFake(p api.ProbeReport, reportData [64]byte, _ time.Time) health.State {
+	if bytes.Equal(p.Evidence, reportData[:]) {
+		return health.State{Verdict: evidence.Accepted}
+	}
+	return health.State{Verdict: evidence.Refused, Checks: []evidence.Check{{Claim: "report data", Got: "another", Want: "the challenge", Result: evidence.NotMet}}}
 }
 
 // wait polls an operation's status to its end.

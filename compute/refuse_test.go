@@ -451,14 +451,14 @@ func TestAgentAPIRefuses(t *testing.T) {
 		t.Fatalf("SVC-14: the token was redeemed %d times", len(clients))
 	}
 	host := clients[0]
-	if err := host.Report(ctx, api.Report{Host: api.HostFacts{Name: "host-1"}}); err != nil {
+	if _, err := host.Report(ctx, api.Report{Host: api.HostFacts{Name: "host-1"}}); err != nil {
 		t.Errorf("positive twin: %v", err)
 	}
-	if err := host.Report(ctx, api.Report{Host: api.HostFacts{Name: "host-2"}}); code(err) != evidence.CodeAuthz {
+	if _, err := host.Report(ctx, api.Report{Host: api.HostFacts{Name: "host-2"}}); code(err) != evidence.CodeAuthz {
 		t.Errorf("report in another host's name: %v", err)
 	}
 	stranger := api.NewClient(e.agents.URL, e.agents.Client())
-	if err := stranger.Report(ctx, api.Report{Host: api.HostFacts{Name: "host-1"}}); code(err) != evidence.CodeAuthz {
+	if _, err := stranger.Report(ctx, api.Report{Host: api.HostFacts{Name: "host-1"}}); code(err) != evidence.CodeAuthz {
 		t.Errorf("report without certificate: %v", err)
 	}
 	if err := stranger.Watch(ctx, func(api.Message) error { return nil }); code(err) != evidence.CodeAuthz {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 // ControlPlane is what the agent asks of the control plane; *api.Client is the real one.
 type ControlPlane interface {
 	Watch(ctx context.Context, handle func(api.Message) error) error
-	Report(ctx context.Context, r api.Report) error
+	Report(ctx context.Context, r api.Report) (*api.ReportResponse, error)
 	Identity(ctx context.Context, vmID, audience string) (string, error)
 	Answer(ctx context.Context, vmID, id string, a api.Answer) error
 }
@@ -31,7 +32,10 @@ type Agent struct {
 
 	mu       sync.Mutex
 	machines map[string]*machine
-	events   []api.Event // not yet reported
+	events   []api.Event       // not yet reported
+	probes   []api.ProbeReport // likewise
+	probed   map[string][]byte // nonce of the last probe that was begun, by TEE
+	settled  bool              // the last report was taken, and nothing is asked of the platform
 	news     chan struct{}
 }
 
@@ -60,7 +64,7 @@ func New(c Config, d Deps) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
-	return &Agent{cfg: c, deps: d, log: d.Log, forward: forward, machines: map[string]*machine{}, news: make(chan struct{}, 1)}, nil
+	return &Agent{cfg: c, deps: d, log: d.Log, forward: forward, machines: map[string]*machine{}, probed: map[string][]byte{}, news: make(chan struct{}, 1)}, nil
 }
 
 // Run works until the context ends. VMs go on running after that; EndVMs ends them.
@@ -71,7 +75,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	wg.Add(1)
-	go func() { defer wg.Done(); a.report(ctx) }()
+	go func() { defer wg.Done(); a.report(ctx, &wg) }()
 	for wait := time.Duration(0); ; wait = min(max(2*wait, 200*time.Millisecond), 5*time.Second) {
 		if !sleep(ctx, wait) {
 			return nil
@@ -216,20 +220,23 @@ func (a *Agent) wakeReporter() {
 }
 
 // report tells the control plane how things are, when there is news and at least every ReportEvery.
-func (a *Agent) report(ctx context.Context) {
+func (a *Agent) report(ctx context.Context, wg *sync.WaitGroup) {
 	for {
 		a.mu.Lock()
-		r := api.Report{Host: a.facts(), VMs: []api.VMStatus{}, Events: append([]api.Event(nil), a.events...)}
+		r := api.Report{Host: a.facts(), VMs: []api.VMStatus{}, Events: slices.Clone(a.events), Probes: slices.Clone(a.probes)}
 		for _, m := range a.machines {
 			r.VMs = append(r.VMs, m.status())
 		}
 		a.mu.Unlock()
-		if err := a.deps.Control.Report(ctx, r); err != nil && ctx.Err() == nil {
+		answer, err := a.deps.Control.Report(ctx, r)
+		if err != nil && ctx.Err() == nil {
 			a.log.Warn("report was not taken", "error", err)
 		} else if err == nil {
 			a.mu.Lock()
-			a.events = a.events[len(r.Events):]
+			a.events, a.probes = a.events[len(r.Events):], a.probes[len(r.Probes):]
+			a.settled = len(answer.Probes) == 0
 			a.mu.Unlock()
+			a.probe(ctx, wg, answer.Probes)
 		}
 		select {
 		case <-ctx.Done():
@@ -241,6 +248,13 @@ func (a *Agent) report(ctx context.Context) {
 		case <-time.After(api.ReportEvery * 4 / 5):
 		}
 	}
+}
+
+// Ready tells whether the control plane knows this host, and its platform was probed.
+func (a *Agent) Ready() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.settled
 }
 
 func (a *Agent) facts() api.HostFacts {

@@ -108,6 +108,7 @@ type fakeLauncher struct {
 	mu      sync.Mutex
 	err     error
 	handles map[string]bool
+	probes  int // that were made
 }
 
 func (*fakeLauncher) Name() string   { return "software" }
@@ -126,6 +127,14 @@ func (l *fakeLauncher) Launch(context.Context, api.VMSpec) (*launcher.Launched, 
 	l.handles[handle] = true
 	return &launcher.Launched{Firmware: f, Handle: handle, Socket: "/nonexistent", Accel: "tcg"}, nil
 }
+func (l *fakeLauncher) Probe(_ context.Context, tee string, data [64]byte) (raw, chain []byte, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.probes++; l.err != nil {
+		return nil, nil, l.err
+	}
+	return append([]byte(tee), data[:]...), []byte("chain"), nil
+}
 func (l *fakeLauncher) Destroy(_ context.Context, handle string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -135,6 +144,8 @@ func (l *fakeLauncher) Destroy(_ context.Context, handle string) error {
 
 // control is a control plane that a test speaks through.
 type control struct {
+	probes   []api.Probe // asked in every answer, as one that has not heard yet
+	probed   []api.ProbeReport
 	messages chan api.Message
 	mu       sync.Mutex
 	last     map[string]api.VMStatus
@@ -154,8 +165,10 @@ func (c *control) Watch(ctx context.Context, handle func(api.Message) error) err
 	}
 }
 
-func (c *control) Report(_ context.Context, r api.Report) error {
+func (c *control) Report(_ context.Context, r api.Report) (*api.ReportResponse, error) {
 	c.mu.Lock()
+	c.probed = append(c.probed, r.Probes...)
+	out := &api.ReportResponse{Probes: c.probes}
 	c.last = map[string]api.VMStatus{}
 	for _, s := range r.VMs {
 		c.last[s.VMID] = s
@@ -163,7 +176,7 @@ func (c *control) Report(_ context.Context, r api.Report) error {
 	close(c.changed)
 	c.changed = make(chan struct{})
 	c.mu.Unlock()
-	return nil
+	return out, nil
 }
 func (*control) Identity(context.Context, string, string) (string, error) { return "token", nil }
 func (*control) Answer(context.Context, string, string, api.Answer) error { return nil }

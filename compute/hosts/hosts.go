@@ -44,8 +44,10 @@ type Service struct {
 	TokenDigests []string
 	// MintVM makes the managed-identity token of a VM.
 	MintVM func(vmID, resourceID, audience string) (string, error)
-	Now    func() time.Time
-	Log    *slog.Logger
+	// Judge judges the platforms of hosts.
+	Judge Judge
+	Now   func() time.Time
+	Log   *slog.Logger
 }
 
 // maxReport bounds the body of any agent call, in bytes.
@@ -228,7 +230,11 @@ func (s *Service) report(name string, r *http.Request) (any, error) {
 			return nil, err
 		}
 	}
-	return nil, nil
+	probes, err := s.probe(ctx, in.Host, in.Probes)
+	if err != nil {
+		return nil, err
+	}
+	return api.ReportResponse{Probes: probes}, nil
 }
 
 // facts writes what a host offers, when it has changed.

@@ -48,7 +48,8 @@ func (p Placement) Free(h Host) (vcpus, memory, slots int) {
 type Candidate struct {
 	Host      Host
 	Placement Placement
-	Alive     bool // its lease holds
+	Alive     bool              // its lease holds
+	Unfit     map[string]string // why its platform takes no VMs, by TEE
 }
 
 // NoHost says why each host was passed over.
@@ -100,6 +101,8 @@ func Unfit(c Candidate, n Need) string {
 		return "takes no VMs: " + c.Host.Cordoned
 	case !slices.Contains(c.Host.TEEs, n.TEE):
 		return "cannot run " + n.TEE
+	case c.Unfit[n.TEE] != "":
+		return c.Unfit[n.TEE]
 	case n.Zone != "" && c.Host.Zone != n.Zone:
 		return fmt.Sprintf("is in zone %q", c.Host.Zone)
 	case vcpus < n.VCPUs:

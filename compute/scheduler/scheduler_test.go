@@ -28,6 +28,8 @@ func TestPick(t *testing.T) {
 		{"none joined", nil, need, "no host has joined", false},
 		{"silent", []Candidate{with(func(c *Candidate) { c.Alive = false })}, need, "does not report", false},
 		{"CP-05 host says why it takes none", []Candidate{with(func(c *Candidate) { c.Host.Cordoned = "report refused" })}, need, "report refused", false},
+		{"CP-05 its platform is not fit", []Candidate{with(func(c *Candidate) { c.Unfit = map[string]string{"snp": "its platform is not fit: old"} })}, need, "not fit: old", false},
+		{"unfit for another TEE", []Candidate{with(func(c *Candidate) { c.Unfit = map[string]string{"tdx": "not judged"} })}, need, "a", true},
 		{"other TEE", []Candidate{good}, Need{"tdx", 4, 4096, ""}, "cannot run tdx", false},
 		{"other zone", []Candidate{good}, Need{"snp", 4, 4096, "2"}, "is in zone", false},
 		{"cores", []Candidate{good}, Need{"snp", 9, 4096, ""}, "8 vCPUs free, 9 needed", false},

@@ -16,6 +16,7 @@ import (
 	"cloister.dev/cloister/compute/disk"
 	"cloister.dev/cloister/compute/encryptionset"
 	"cloister.dev/cloister/compute/network"
+	"cloister.dev/cloister/compute/platform"
 	"cloister.dev/cloister/compute/quota"
 	"cloister.dev/cloister/compute/rules"
 	"cloister.dev/cloister/compute/scheduler"
@@ -396,12 +397,28 @@ func (s *Service) candidates(ctx context.Context) ([]store.Item[scheduler.Host],
 	if err != nil {
 		return nil, nil, err
 	}
+	health, _, err := s.Health.List(ctx, "")
+	if err != nil {
+		return nil, nil, err
+	}
 	out := make([]scheduler.Candidate, len(hosts))
 	for i, h := range hosts {
 		out[i].Host = h.Value
 		for _, p := range places {
 			if p.ID == h.ID {
 				out[i].Placement = p.Value
+			}
+		}
+		var known platform.Health
+		for _, p := range health {
+			if p.ID == h.ID {
+				known = p.Value
+			}
+		}
+		out[i].Unfit = map[string]string{}
+		for _, tee := range h.Value.TEEs {
+			if why := known.Unfit(tee, s.Now()); why != "" {
+				out[i].Unfit[tee] = why
 			}
 		}
 		for _, a := range alive {

@@ -14,6 +14,7 @@ import (
 	"cloister.dev/cloister/compute/imagesvc"
 	"cloister.dev/cloister/compute/network"
 	"cloister.dev/cloister/compute/operations"
+	"cloister.dev/cloister/compute/platform"
 	"cloister.dev/cloister/compute/quota"
 	"cloister.dev/cloister/compute/resources"
 	"cloister.dev/cloister/compute/scheduler"
@@ -164,7 +165,8 @@ type Service struct {
 	Usages     store.Store[quota.Usage]
 	Hosts      store.Store[scheduler.Host]
 	Placements store.Store[scheduler.Placement]
-	Alive      store.Store[time.Time] // leased
+	Alive      store.Store[time.Time]       // leased
+	Health     store.Store[platform.Health] // by host
 
 	Groups         *resources.Groups
 	Disks          *disk.Service

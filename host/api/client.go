@@ -45,8 +45,9 @@ func (c *Client) Renew(ctx context.Context, r RenewRequest) (*JoinResponse, erro
 
 // Report sends facts, statuses and events. After an error send the same events again: they are told apart by
 // VM, time, step and state.
-func (c *Client) Report(ctx context.Context, r Report) error {
-	return c.call(ctx, PathReport, r, nil)
+func (c *Client) Report(ctx context.Context, r Report) (*ReportResponse, error) {
+	var out ReportResponse
+	return &out, c.call(ctx, PathReport, r, &out)
 }
 
 // Identity gets a VM's managed-identity token.

@@ -234,9 +234,10 @@ const (
 // Report tells the control plane how things are. It also renews the host's lease, so it comes at least each
 // ReportEvery, with or without news.
 type Report struct {
-	Host   HostFacts  `json:"host"`
-	VMs    []VMStatus `json:"vms"`              // all VMs on this host
-	Events []Event    `json:"events,omitempty"` // since the last report that was answered
+	Host   HostFacts     `json:"host"`
+	VMs    []VMStatus    `json:"vms"`              // all VMs on this host
+	Events []Event       `json:"events,omitempty"` // since the last report that was answered
+	Probes []ProbeReport `json:"probes,omitempty"` // likewise
 }
 
 // ReportEvery is the longest time between two reports; LeaseTTL is how long a host without report counts as alive.

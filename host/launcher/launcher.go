@@ -17,6 +17,8 @@ type Launcher interface {
 	TEEs() []string
 	// Launch fixes what is measured and hands back what runs.
 	Launch(context.Context, api.VMSpec) (*Launched, error)
+	// Probe launches what holds nothing, and gives its evidence: an SNP report with its chain in PEM, or a TD quote.
+	Probe(ctx context.Context, tee string, reportData [64]byte) (raw, chainPEM []byte, err error)
 	// Destroy forgets a launch. A launch that is gone is no error.
 	Destroy(ctx context.Context, handle string) error
 }

@@ -4,12 +4,16 @@ package software
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/initdata"
 	"cloister.dev/cloister/host/api"
 	"cloister.dev/cloister/host/launcher"
@@ -56,6 +60,29 @@ func (l *Launcher) Launch(ctx context.Context, s api.VMSpec) (*launcher.Launched
 		"Software mode: evidence is signed by this installation's software root; nothing protects the VM from its own host.",
 	}}, nil
 }
+
+// Probe has the chip measure the firmware alone, with one processor and no host data, and report on that.
+func (l *Launcher) Probe(ctx context.Context, tee string, reportData [64]byte) (report, chainPEM []byte, err error) {
+	if !slices.Contains(l.TEEs(), tee) {
+		return nil, nil, evidence.Refuse(evidence.CodeUnsupported, "probe", tee, strings.Join(l.TEEs(), ", "))
+	}
+	fw, err := sealed("cloister-firmware", l.Firmware)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer fw.Close()
+	chip := client.Dial(l.Socket)
+	handle, err := chip.Launch(ctx, client.Launch{Firmware: fw, VCPUs: 1, CPUModel: probeModel, Policy: Policy})
+	if err != nil {
+		return nil, nil, fmt.Errorf("software chip: %w", err)
+	}
+	// Also after the caller gave up: the chip keeps launches until it is told.
+	defer func() { err = errors.Join(err, chip.Destroy(context.WithoutCancel(ctx), handle)) }()
+	return chip.Report(ctx, handle, reportData)
+}
+
+// probeModel is the processor of a probe. It enters the launch digest, which nobody looks at.
+const probeModel = "EPYC"
 
 // Destroy forgets a launch.
 func (l *Launcher) Destroy(ctx context.Context, handle string) error {

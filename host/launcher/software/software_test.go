@@ -13,6 +13,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/evidence/health"
+	"cloister.dev/cloister/evidence/sevsnp"
+	"cloister.dev/cloister/evidence/soft"
 	"cloister.dev/cloister/host/api"
 	"cloister.dev/cloister/softchip"
 )
@@ -108,6 +112,7 @@ func TestLaunchAgainstTheChip(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	probed(t, l, dir)
 	spec.VCPUs = 0
 	if _, err := l.Launch(ctx, spec); err == nil {
 		t.Error("a launch without processors was taken")
@@ -116,5 +121,47 @@ func TestLaunchAgainstTheChip(t *testing.T) {
 	spec.VCPUs = 1
 	if _, err := l.Launch(ctx, spec); err == nil {
 		t.Error("a launch without firmware was taken")
+	}
+}
+
+// probed judges a probe as the control plane does, with a floor at what the chip claims and one above it.
+func probed(t *testing.T, l *Launcher, dir string) {
+	t.Helper()
+	data := api.ProbeData("host-1", bytes.Repeat([]byte{1}, api.NonceSize))
+	report, chain, err := l.Probe(t.Context(), "snp", data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pem, err := os.ReadFile(filepath.Join(dir, "ark.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := soft.ParseRoot(pem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := sevsnp.TCB{BootLoader: 4, SNP: 24, Microcode: 219}
+	above := at
+	above.Microcode++
+	for name, r := range map[string]struct {
+		floor sevsnp.TCB
+		roots []soft.Root
+		data  [64]byte
+		want  evidence.Verdict
+	}{
+		"fit":                            {at, []soft.Root{root}, data, evidence.Accepted},
+		"SNP-27 below the floor":         {above, []soft.Root{root}, data, evidence.Refused},
+		"SVC-24 a root nobody named":     {at, nil, data, evidence.Refused},
+		"SVC-14 another challenge":       {at, []soft.Root{root}, api.ProbeData("host-1", nil), evidence.Refused},
+		"CP-05 another host's challenge": {at, []soft.Root{root}, api.ProbeData("host-2", bytes.Repeat([]byte{1}, api.NonceSize)), evidence.Refused},
+	} {
+		floor := health.Floor{TCB: map[sevsnp.Product]sevsnp.TCB{sevsnp.Milan: r.floor}, Provisional: evidence.Exactly(false), AliasCheck: evidence.Any[bool](),
+			SMT: evidence.Any[bool](), CiphertextHiding: evidence.Any[bool](), RAPLDisabled: evidence.Any[bool]()}
+		if s := health.SEVSNP(report, chain, floor, health.Options{At: time.Now(), Challenge: r.data, Software: r.roots}); s.Verdict != r.want {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+	if _, _, err := l.Probe(t.Context(), "tdx", data); evidence.CodeOf(err) != evidence.CodeUnsupported {
+		t.Errorf("a TEE that the launcher hasn't: %v", err)
 	}
 }

@@ -31,6 +31,7 @@ import (
 	"cloister.dev/cloister/compute/quota"
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/initdata"
+	"cloister.dev/cloister/evidence/sevsnp"
 	"cloister.dev/cloister/host"
 	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/identity/provider"
@@ -475,6 +476,8 @@ func (i *Installation) compute(verifier, keeper initdata.Service) error {
 			ImageDir: i.Images(), MinDiskGiB: minDiskGiB, Quota: quota.Limits{Cores: 64, VMs: 32, Family: 64},
 			Cap: catalog.Cap{VCPUs: maxVCPUs, MemoryMiB: maxMemory}, CPUModel: cpuModel, Attest: verifier, Keys: keeper,
 			VaultSuffix: fmt.Sprintf("%s:%d", vaultSuffix, i.file.Ports["keys"]), JoinTokens: []string{hex.EncodeToString(join[:])},
+			Health: compute.Health{MinimumTCB: map[string]compute.MinimumTCB{string(sevsnp.Milan): {FMC: new(uint8), BootLoader: new(uint8(4)), TEE: new(uint8), SNP: new(uint8(24)), Microcode: new(uint8(219))}},
+				Provisional: "refused", AliasCheck: "any", SMT: "any", CiphertextHiding: "any", RAPLDisabled: "any", SoftwareRoots: []string{i.softwareRoot()}},
 		},
 		SignIn: SignIn{KeyFile: i.path("compute", "identity.key"), KeyID: identityKeyID, Clients: []provider.Client{client("administrator", i.file.Admin),
 			client("tenant", i.file.Tenant), client("limited", i.file.Limited), client("control plane", i.file.Compute)}},

@@ -126,3 +126,9 @@ func failed(err error) State {
 	s.Mend = []Remedy{{Claim: "authenticity", Do: "fetch the certificates of this platform anew; if they are right, the report was not made by this hardware"}}
 	return s
 }
+
+// NoEvidence is the state of a platform whose probe gave nothing to judge.
+func NoEvidence(err error) State {
+	a := evidence.Appraise(evidence.Failed("probe", rule, err))
+	return State{Verdict: a.Verdict, Checks: a.Checks, Mend: []Remedy{{Claim: "probe", Do: "see the agent's log on that host"}}}
+}
