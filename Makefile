@@ -42,8 +42,8 @@ lint: ## formatting, vet, staticcheck
 unit: ## unit and integration tests, with the race detector
 	$(TEST) -race -timeout 15m ./...
 
-fuzz: ## each fuzz target for a second
-	@bash scripts/fuzz.sh 1s
+fuzz: ## each fuzz target on some inputs
+	@bash scripts/fuzz.sh
 
 crash: ## kill each service at each durable write, and start it again
 	$(TEST) -tags failpoints -count 1 -timeout 15m -run 'CP09|Killed|CrashAt' ./attest/issuer ./compute ./keys ./paravisor
