@@ -52,16 +52,17 @@ var start = time.Unix(1_800_000_000, 0)
 
 // world is a key keeper behind TLS, a sign-in issuer, a verifier's signing key and a clock.
 type world struct {
-	t        *testing.T
-	cfg      keys.Config
-	service  *keys.Service
-	issuer   *identitytest.Issuer
-	attest   *rsa.PrivateKey
-	port     string
-	http     *http.Client
-	seconds  atomic.Int64 // since start
-	realTime bool         // for a key keeper in a process of its own
-	audit    api.Auditor  // nil: the file
+	t           *testing.T
+	cfg         keys.Config
+	service     *keys.Service
+	issuer      *identitytest.Issuer
+	attest      *rsa.PrivateKey
+	port        string
+	http        *http.Client
+	certificate []byte       // of the server, DER
+	seconds     atomic.Int64 // since start
+	realTime    bool         // for a key keeper in a process of its own
+	audit       api.Auditor  // nil: the file
 }
 
 func (w *world) now() time.Time {
@@ -143,6 +144,7 @@ func newWorldWith(t *testing.T, change func(*keys.Config)) *world {
 	})
 	pool := x509.NewCertPool()
 	pool.AddCert(srv.Certificate())
+	w.certificate = srv.Certificate().Raw
 	w.http = &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
