@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -221,7 +222,8 @@ func (a *Agent) wakeReporter() {
 
 // report tells the control plane how things are, when there is news and at least every ReportEvery.
 func (a *Agent) report(ctx context.Context, wg *sync.WaitGroup) {
-	for {
+	const regular = api.ReportEvery * 4 / 5
+	for again := time.Duration(0); ; { // how long after a report that was not taken
 		a.mu.Lock()
 		r := api.Report{Host: a.facts(), VMs: []api.VMStatus{}, Events: slices.Clone(a.events), Probes: slices.Clone(a.probes)}
 		for _, m := range a.machines {
@@ -231,7 +233,9 @@ func (a *Agent) report(ctx context.Context, wg *sync.WaitGroup) {
 		answer, err := a.deps.Control.Report(ctx, r)
 		if err != nil && ctx.Err() == nil {
 			a.log.Warn("report was not taken", "error", err)
+			again = min(max(2*again, 200*time.Millisecond), regular) // the control plane may be starting too
 		} else if err == nil {
+			again = 0
 			a.mu.Lock()
 			a.events, a.probes = a.events[len(r.Events):], a.probes[len(r.Probes):]
 			a.settled = len(answer.Probes) == 0
@@ -245,7 +249,7 @@ func (a *Agent) report(ctx context.Context, wg *sync.WaitGroup) {
 			if !sleep(ctx, 100*time.Millisecond) { // gathers what comes together
 				return
 			}
-		case <-time.After(api.ReportEvery * 4 / 5):
+		case <-time.After(cmp.Or(again, regular)):
 		}
 	}
 }
