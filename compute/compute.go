@@ -51,6 +51,9 @@ type Deps struct {
 	AnswerWait time.Duration
 }
 
+// migrations lead from one schema of the records in etcd to the next. There is one schema so far.
+var migrations []store.Migration
+
 // Server is the control plane.
 type Server struct {
 	cfg    Config
@@ -120,6 +123,11 @@ func New(c Config, d Deps) (*Server, error) {
 		}
 	}
 	db := store.Open(d.Etcd, "/cloister/compute")
+	starting, stop := context.WithTimeout(context.Background(), time.Minute)
+	defer stop()
+	if err := db.Migrate(starting, migrations); err != nil {
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
 	ops := &operations.Service{Store: store.Of[operations.Operation](db, "operation"), Endpoint: c.Endpoint, Location: c.Location, Now: d.Now}
 	groups := &resources.Groups{DB: db, Store: store.Of[resources.Group](db, "group"), Operations: ops, Location: c.Location, Now: d.Now, Log: d.Log}
 	nets := &network.Service{DB: db, VNets: store.Of[network.VNet](db, "vnet"), NICs: store.Of[network.NIC](db, "nic"), Groups: groups, Location: c.Location, Now: d.Now}
@@ -148,7 +156,7 @@ func New(c Config, d Deps) (*Server, error) {
 		Buckets: []float64{.001, .005, .02, .1, .5, 2, 10, 60}}, []string{"route", "status"})
 	registry.MustRegister(took, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	router := &arm.Router{Authenticate: verifier.FromRequest, Authorize: c.Roles.Allowed, Subscription: cloud.Has, Now: d.Now, Log: d.Log,
+	router := &arm.Router{Authenticate: verifier.FromRequest, Authorize: c.Roles.Allowed, Subscription: cloud.Has, Limits: arm.NewLimiter(c.RateLimits), Now: d.Now, Log: d.Log,
 		Challenge: c.Authority + "/" + c.TenantID,
 		Observe: func(route string, status int, t time.Duration) {
 			took.WithLabelValues(route, fmt.Sprint(status)).Observe(t.Seconds())

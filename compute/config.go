@@ -51,6 +51,9 @@ type Config struct {
 	Keys        initdata.Service `json:"keys"`
 	VaultSuffix string           `json:"vaultSuffix"` // host[:port] that vault names end in
 
+	// RateLimits bound the calls of one caller at this server. Absent: none.
+	RateLimits arm.Rates `json:"rateLimits"`
+
 	// Health says what hosts' platforms must be to take VMs.
 	Health Health `json:"health"`
 
@@ -118,6 +121,11 @@ func (c Config) Validate() error {
 		}
 	}
 	c.Health.validate(bad)
+	for field, r := range map[string]arm.Rate{"rateLimits.reads": c.RateLimits.Reads, "rateLimits.writes": c.RateLimits.Writes, "rateLimits.deletes": c.RateLimits.Deletes} {
+		if !r.Valid() {
+			bad(field, fmt.Sprintf("%d at once, %g a second", r.Burst, r.PerSecond), "both positive, or both absent")
+		}
+	}
 	if !place.MatchString(c.Location) || arm.Location(c.Location) != c.Location {
 		bad("location", c.Location, "lower-case letters, digits and hyphens")
 	}

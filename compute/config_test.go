@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"cloister.dev/cloister/compute"
+	"cloister.dev/cloister/compute/arm"
 	"cloister.dev/cloister/evidence/initdata"
 	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/identity/identitytest"
@@ -53,6 +54,8 @@ func TestConfig(t *testing.T) {
 		{"health.minimumTCB", func(c *compute.Config) { c.Health.MinimumTCB = nil }},
 		{"health.minimumTCB", func(c *compute.Config) { c.Health.MinimumTCB = map[string]compute.MinimumTCB{"Zen": {}} }},
 		{"health.minimumTCB.Milan", func(c *compute.Config) { c.Health.MinimumTCB = map[string]compute.MinimumTCB{"Milan": {}} }},
+		{"rateLimits.writes", func(c *compute.Config) { c.RateLimits.Writes = arm.Rate{Burst: 1} }},
+		{"rateLimits.reads", func(c *compute.Config) { c.RateLimits.Reads = arm.Rate{PerSecond: 1} }},
 		{"health.smt", func(c *compute.Config) { c.Health.SMT = "" }},
 		{"health.aliasCheck", func(c *compute.Config) { c.Health.AliasCheck = "true" }},
 		{"health.revocationLists", func(c *compute.Config) { c.Health.RequireRevocationLists = true }},

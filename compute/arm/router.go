@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -84,6 +85,7 @@ type Router struct {
 	Authenticate func(*http.Request, time.Time) (*identity.Principal, error)
 	Authorize    func(p *identity.Principal, action, scope string) error
 	Subscription func(string) bool // whether the installation has it
+	Limits       *Limiter          // nil: calls are not counted
 	Now          func() time.Time
 	Log          *slog.Logger
 	Challenge    string // authorization_uri of a 401: the authority with the tenant
@@ -106,7 +108,7 @@ func (rt *Router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if id := r.Header.Get("x-ms-client-request-id"); len(id) <= 64 && strings.EqualFold(r.Header.Get("x-ms-return-client-request-id"), "true") {
 		h.Set("x-ms-client-request-id", id)
 	}
-	route, resp, err := rt.serve(r)
+	route, resp, err := rt.serve(r, h)
 	if err != nil {
 		resp = rt.refusal(h, err, requestID)
 	}
@@ -155,7 +157,8 @@ func (rt *Router) refusal(h http.Header, err error, requestID string) *Response 
 	return &Response{Status: e.Status, Body: map[string]any{"error": e}}
 }
 
-func (rt *Router) serve(r *http.Request) (string, *Response, error) {
+// serve also sets the headers that tell what is left of the caller'"'"'s rate.
+func (rt *Router) serve(r *http.Request, h http.Header) (string, *Response, error) {
 	path, err := splitPath(r.URL)
 	if err != nil {
 		return "", nil, err
@@ -172,6 +175,13 @@ func (rt *Router) serve(r *http.Request) (string, *Response, error) {
 			code = "AuthenticationFailed"
 		}
 		return "", nil, Errorf(http.StatusUnauthorized, code, "Authentication failed: %s", err)
+	}
+	if rt.Limits != nil {
+		left, err := rt.Limits.Take(p.ObjectID, r.Method, rt.Now())
+		maps.Copy(h, left)
+		if err != nil {
+			return "", nil, err
+		}
 	}
 	if route == nil {
 		return "", nil, rt.missing(r, path, methods)

@@ -27,6 +27,7 @@ import (
 	"cloister.dev/cloister/cmd/cloister/internal/platform"
 	"cloister.dev/cloister/cmd/cloister/internal/supervise"
 	"cloister.dev/cloister/compute"
+	"cloister.dev/cloister/compute/arm"
 	"cloister.dev/cloister/compute/catalog"
 	"cloister.dev/cloister/compute/quota"
 	"cloister.dev/cloister/evidence"
@@ -476,6 +477,7 @@ func (i *Installation) compute(verifier, keeper initdata.Service) error {
 			ImageDir: i.Images(), MinDiskGiB: minDiskGiB, Quota: quota.Limits{Cores: 64, VMs: 32, Family: 64},
 			Cap: catalog.Cap{VCPUs: maxVCPUs, MemoryMiB: maxMemory}, CPUModel: cpuModel, Attest: verifier, Keys: keeper,
 			VaultSuffix: fmt.Sprintf("%s:%d", vaultSuffix, i.file.Ports["keys"]), JoinTokens: []string{hex.EncodeToString(join[:])},
+			RateLimits: arm.Rates{Reads: arm.Rate{Burst: 250, PerSecond: 25}, Writes: arm.Rate{Burst: 200, PerSecond: 10}, Deletes: arm.Rate{Burst: 200, PerSecond: 10}},
 			Health: compute.Health{MinimumTCB: map[string]compute.MinimumTCB{string(sevsnp.Milan): {FMC: new(uint8), BootLoader: new(uint8(4)), TEE: new(uint8), SNP: new(uint8(24)), Microcode: new(uint8(219))}},
 				Provisional: "refused", AliasCheck: "any", SMT: "any", CiphertextHiding: "any", RAPLDisabled: "any", SoftwareRoots: []string{i.softwareRoot()}},
 		},
