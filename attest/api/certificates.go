@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"slices"
 
-	"cloister.dev/cloister/attest/client"
-	"cloister.dev/cloister/attest/issuer"
 	"cloister.dev/cloister/attest/policysign"
 	"cloister.dev/cloister/attest/translog"
 	"cloister.dev/cloister/evidence"
@@ -36,31 +34,14 @@ func (p *Provider) certificatesRoute(method, path string) (string, handler) {
 
 type certificatesHandler func(s *Server, who *identity.Principal, body string) (map[string]any, error)
 
+// certificatesCall is managed, for issuers that have policy signers.
 func (p *Provider) certificatesCall(action string, h certificatesHandler) handler {
-	return func(s *Server, w http.ResponseWriter, r *http.Request, body []byte) error {
-		who, err := p.signIn(w, r, s, action)
-		if err != nil {
-			return err
-		}
-		if err := checkVersion(r); err != nil {
-			return err
-		}
+	return p.managed(action, func(s *Server, who *identity.Principal, body string) (map[string]any, error) {
 		if p.SignerList == nil {
-			return invalidOperation{evidence.Refuse(evidence.CodeUnsupported, "trust mode", string(p.TrustMode), string(TrustIsolated)+": only an isolated issuer has policy signers")}
+			return nil, invalidOperation{evidence.Refuse(evidence.CodeUnsupported, "trust mode", string(p.TrustMode), string(TrustIsolated)+": only an isolated issuer has policy signers")}
 		}
-		out, err := h(s, who, string(body))
-		if err != nil {
-			return err
-		}
-		if err := p.Issuer.Stamp(out, s.now(), issuer.PolicyLife); err != nil {
-			return err
-		}
-		token, err := p.Issuer.Sign(out)
-		if err != nil {
-			return err
-		}
-		return answer(w, client.WireToken{Token: token})
-	}
+		return h(s, who, body)
+	})
 }
 
 func (p *Provider) listSigners(_ *Server, _ *identity.Principal, _ string) (map[string]any, error) {

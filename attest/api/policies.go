@@ -50,8 +50,12 @@ func (p *Provider) policyRoute(method, path string) (string, handler) {
 
 type policyHandler func(s *Server, kind claims.Kind, who *identity.Principal, jws string) (map[string]any, error)
 
-// policyCall signs the caller in, checks the role, and answers with a signed token.
 func (p *Provider) policyCall(action string, h policyHandler, kind claims.Kind) handler {
+	return p.managed(action, func(s *Server, who *identity.Principal, jws string) (map[string]any, error) { return h(s, kind, who, jws) })
+}
+
+// managed signs the caller in, checks the role, and answers with a signed token: calls about policies and their signers.
+func (p *Provider) managed(action string, h func(s *Server, who *identity.Principal, jws string) (map[string]any, error)) handler {
 	return func(s *Server, w http.ResponseWriter, r *http.Request, body []byte) error {
 		who, err := p.signIn(w, r, s, action)
 		if err != nil {
@@ -63,7 +67,7 @@ func (p *Provider) policyCall(action string, h policyHandler, kind claims.Kind) 
 		if len(body) > maxPolicyJWS {
 			return evidence.Refuse(evidence.CodeParse, "policy JWS", fmt.Sprintf("%d bytes", len(body)), fmt.Sprintf("at most %d", maxPolicyJWS))
 		}
-		out, err := h(s, kind, who, string(body))
+		out, err := h(s, who, string(body))
 		if err != nil {
 			return err
 		}
