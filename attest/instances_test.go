@@ -23,7 +23,7 @@ import (
 func tenants(t *testing.T) *world {
 	t.Helper()
 	w := &world{dir: t.TempDir(), chip: softwareChip(t), now: sevsnptest.Now}
-	w.identity = identitytest.New(t, func() time.Time { return w.now })
+	w.identity = identitytest.New(t, w.clock)
 	c := config(t, w.dir, w.chip)
 	otherDir := filepath.Join(w.dir, "other")
 	if err := os.Mkdir(otherDir, 0o700); err != nil {
@@ -38,13 +38,7 @@ func tenants(t *testing.T) *world {
 	ids := w.identity.Config(t, "https://attest.azure.net")
 	c.Identity = &ids
 	c.Roles = roles.List{{PrincipalID: identitytest.AdminID, Role: "Attestation Contributor", Scope: "/attestation/alpha"}}
-	s, err := Open(c, func() time.Time { return w.now }, slog.New(slog.NewJSONHandler(io.Discard, nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewTLSServer(s.Handler)
-	t.Cleanup(func() { server.Close(); s.Close() })
-	w.url, w.http = server.URL, server.Client()
+	w.serve(t, c)
 	return w
 }
 

@@ -95,22 +95,28 @@ func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{dir: t.TempDir(), chip: softwareChip(t), now: sevsnptest.Now}
 	w.amdLike = sharedOther
-	clock := func() time.Time { return w.now }
-	w.identity = identitytest.New(t, clock)
+	w.identity = identitytest.New(t, w.clock)
 	c := config(t, w.dir, w.chip)
 	ids := w.identity.Config(t, "https://attest.azure.net")
 	c.Identity = &ids
 	c.Roles = roles.List{{PrincipalID: identitytest.AdminID, Role: "Attestation Contributor", Scope: "/attestation"}}
-	s, err := Open(c, clock, slog.New(slog.NewJSONHandler(io.Discard, nil)))
+	w.serve(t, c)
+	w.authority = readAuthority(t, filepath.Join(c.StateDir, "software.public.json"))
+	return w
+}
+
+func (w *world) clock() time.Time { return w.now }
+
+// serve opens the service with a configuration, behind TLS.
+func (w *world) serve(t testing.TB, c Config) {
+	t.Helper()
+	s, err := Open(c, w.clock, slog.New(slog.NewJSONHandler(io.Discard, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := httptest.NewTLSServer(s.Handler)
 	t.Cleanup(func() { server.Close(); s.Close() })
-	w.url, w.http, w.certificate = server.URL, server.Client(), server.Certificate()
-	w.handler = s.Handler
-	w.authority = readAuthority(t, filepath.Join(c.StateDir, "software.public.json"))
-	return w
+	w.url, w.http, w.certificate, w.handler = server.URL, server.Client(), server.Certificate(), s.Handler
 }
 
 func readAuthority(t testing.TB, path string) token.Authority {

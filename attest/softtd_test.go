@@ -2,14 +2,10 @@ package attest
 
 import (
 	"errors"
-	"io"
-	"log/slog"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -35,13 +31,7 @@ func softTD(t *testing.T) (*world, *dcaptest.Vendor) {
 		t.Fatal(err)
 	}
 	c.Software.TDXRoots = []string{file}
-	s, err := Open(c, func() time.Time { return w.now }, slog.New(slog.NewJSONHandler(io.Discard, nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewTLSServer(s.Handler)
-	t.Cleanup(func() { server.Close(); s.Close() })
-	w.url, w.http = server.URL, server.Client()
+	w.serve(t, c)
 	w.authority = readAuthority(t, filepath.Join(c.StateDir, "software.public.json"))
 	return w, v
 }
