@@ -14,10 +14,8 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"io"
-	"log/slog"
 	"math/big"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -100,7 +98,7 @@ func certificatePayload(name string, c *x509.Certificate) []byte {
 func isolated(t *testing.T, dir string, first *policySigner) *world {
 	t.Helper()
 	w := &world{dir: dir, chip: softwareChip(t), now: sevsnptest.Now}
-	w.identity = identitytest.New(t, func() time.Time { return w.now })
+	w.identity = identitytest.New(t, w.clock)
 	c := config(t, w.dir, w.chip)
 	file := filepath.Join(dir, "signer.pem")
 	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: first.cert.Raw}), 0o600); err != nil {
@@ -110,13 +108,7 @@ func isolated(t *testing.T, dir string, first *policySigner) *world {
 	ids := w.identity.Config(t, "https://attest.azure.net")
 	c.Identity = &ids
 	c.Roles = roles.List{{PrincipalID: identitytest.AdminID, Role: "Attestation Contributor", Scope: "/attestation"}}
-	s, err := Open(c, func() time.Time { return w.now }, slog.New(slog.NewJSONHandler(io.Discard, nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewTLSServer(s.Handler)
-	t.Cleanup(func() { server.Close(); s.Close() })
-	w.url, w.http = server.URL, server.Client()
+	w.serve(t, c)
 	return w
 }
 
@@ -339,5 +331,17 @@ func TestUnsignedPoliciesEndWithIsolation(t *testing.T) {
 	}
 	if err := attest(); err != nil {
 		t.Errorf("under the same, signed: %v", err)
+	}
+	after, err := policystore.Open(filepath.Join(dir, "state", "alpha.policies.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, r := range map[string]struct {
+		s    *policystore.Store
+		want bool
+	}{"unsigned": {before, false}, "signed, from the file": {after, true}} {
+		if p, ok := r.s.Get("SevSnpVm"); !ok || p.Signed() != r.want {
+			t.Errorf("%s: %v, %v", name, p.Signed(), ok)
+		}
 	}
 }

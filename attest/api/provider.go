@@ -15,7 +15,6 @@ import (
 	"cloister.dev/cloister/attest/client"
 	"cloister.dev/cloister/attest/issuer"
 	"cloister.dev/cloister/attest/policy"
-	"cloister.dev/cloister/attest/policysign"
 	"cloister.dev/cloister/attest/policystore"
 	"cloister.dev/cloister/attest/request"
 	"cloister.dev/cloister/attest/translog"
@@ -179,10 +178,8 @@ func (p *Provider) current(kind claims.Kind) (held, error) {
 	if !ok {
 		return held{claims.DefaultPolicy(kind), originDefault}, nil
 	}
-	if p.TrustMode == TrustIsolated {
-		if doc, err := policysign.Read(stored.JWS); err != nil || !doc.Signed {
+	if p.TrustMode == TrustIsolated && !stored.Signed() {
 			return held{}, evidence.Refuse(evidence.CodePolicy, "policy", "one that was set unsigned, before the issuer was isolated", "one by a policy signer: set or reset it")
-		}
 	}
 	return held{stored.Text, p.originOf(stored)}, nil
 }
@@ -198,15 +195,11 @@ func (p *Provider) permit(kind claims.Kind, got *appraise.Result, e *translog.En
 	if err != nil {
 		return nil, h, policyText{err}
 	}
-	outcome, err := parsed.Evaluate(policy.Flatten(got.Claims()), claims.Schema(kind))
+	outcome, err := evaluate(parsed, kind, got)
 	return outcome, h, err
 }
 
-func evaluate(text string, kind claims.Kind, got *appraise.Result) (*policy.Outcome, error) {
-	parsed, err := policy.Parse(text)
-	if err != nil {
-		return nil, policyText{err}
-	}
+func evaluate(parsed *policy.Policy, kind claims.Kind, got *appraise.Result) (*policy.Outcome, error) {
 	return parsed.Evaluate(policy.Flatten(got.Claims()), claims.Schema(kind))
 }
 
@@ -259,7 +252,11 @@ func (p *Provider) draft(s *Server, w http.ResponseWriter, e *translog.Entry, go
 	if err != nil {
 		return policyText{err}
 	}
-	outcome, err := evaluate(text, claims.SevSnpVM, got)
+	parsed, err := policy.Parse(text)
+	if err != nil {
+		return policyText{err}
+	}
+	outcome, err := evaluate(parsed, claims.SevSnpVM, got)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cloister.dev/cloister/attest/policy"
+	"cloister.dev/cloister/attest/policysign"
 	"cloister.dev/cloister/internal/failpoint"
 )
 
@@ -24,6 +25,17 @@ type Policy struct {
 	Text string    `json:"text"`
 	By   string    `json:"by"` // object id of who set it
 	Time time.Time `json:"time"`
+
+	signed bool // read from the JWS once: requests ask for it
+}
+
+// Signed tells whether the JWS is a signed one. Who signed was judged when the policy was set.
+func (p Policy) Signed() bool { return p.signed }
+
+func (p Policy) read() Policy {
+	doc, err := policysign.Read(p.JWS)
+	p.signed = err == nil && doc.Signed
+	return p
 }
 
 // Store is the file's content in memory. The file is replaced whole, so a crash leaves the old or the new one.
@@ -49,6 +61,9 @@ func Open(path string) (*Store, error) {
 	}
 	if s.policies == nil {
 		return nil, fmt.Errorf("policies %s: null, want an object", path)
+	}
+	for kind, p := range s.policies {
+		s.policies[kind] = p.read()
 	}
 	return s, nil
 }
@@ -76,7 +91,7 @@ func (s *Store) Get(kind string) (Policy, bool) {
 // Set stores a policy durably. Before the new file is in place, before is called under the lock: an error
 // from it leaves everything as it was.
 func (s *Store) Set(kind string, p Policy, before func() error) error {
-	return s.change(func(m map[string]Policy) { m[kind] = p }, before)
+	return s.change(func(m map[string]Policy) { m[kind] = p.read() }, before)
 }
 
 // Reset removes a policy durably; see Set.
