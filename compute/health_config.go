@@ -97,30 +97,25 @@ func (h Health) judge() (hosts.Judge, error) {
 		floor.TCB[sevsnp.Product(name)] = sevsnp.TCB{FMC: *m.FMC, BootLoader: *m.BootLoader, TEE: *m.TEE, SNP: *m.SNP, Microcode: *m.Microcode}
 	}
 	o := health.Options{RequireCRLs: h.RequireRevocationLists}
-	var errs []error
-	for _, file := range h.RevocationLists {
-		raw, err := os.ReadFile(file)
-		if err == nil {
-			var list *x509.RevocationList
-			if list, err = x509.ParseRevocationList(raw); err == nil {
-				o.CRLs = append(o.CRLs, list)
-			}
+	var lists, roots error
+	o.CRLs, lists = readEach("health.revocationLists", h.RevocationLists, x509.ParseRevocationList)
+	o.Software, roots = readEach("health.softwareRoots", h.SoftwareRoots, soft.ParseRoot)
+	return hosts.JudgeBy(floor, o), errors.Join(lists, roots)
+}
+
+// readEach reads the files that a member of the configuration names, and reports all that can't be.
+func readEach[T any](field string, files []string, parse func([]byte) (T, error)) (out []T, err error) {
+	for _, file := range files {
+		var one T
+		raw, readErr := os.ReadFile(file)
+		if readErr == nil {
+			one, readErr = parse(raw)
 		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("health.revocationLists: %s: %w", file, err))
+		if readErr != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %s: %w", field, file, readErr))
+			continue
 		}
+		out = append(out, one)
 	}
-	for _, file := range h.SoftwareRoots {
-		raw, err := os.ReadFile(file)
-		if err == nil {
-			var root soft.Root
-			if root, err = soft.ParseRoot(raw); err == nil {
-				o.Software = append(o.Software, root)
-			}
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("health.softwareRoots: %s: %w", file, err))
-		}
-	}
-	return hosts.JudgeBy(floor, o), errors.Join(errs...)
+	return out, err
 }

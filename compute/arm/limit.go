@@ -48,19 +48,37 @@ const maxBuckets = 10_000
 // NewLimiter makes a limiter.
 func NewLimiter(r Rates) *Limiter { return &Limiter{rates: r, buckets: map[bucketKey]bucket{}} }
 
-func (l *Limiter) sortOf(method string) (string, Rate) {
+// The sorts of calls, as headers name them.
+const (
+	reads   = "reads"
+	writes  = "writes"
+	deletes = "deletes"
+)
+
+func sortOf(method string) string {
 	switch method {
 	case http.MethodGet, http.MethodHead:
-		return "reads", l.rates.Reads
+		return reads
 	case http.MethodDelete:
-		return "deletes", l.rates.Deletes
+		return deletes
 	}
-	return "writes", l.rates.Writes
+	return writes
+}
+
+func (r Rates) of(sort string) Rate {
+	switch sort {
+	case reads:
+		return r.Reads
+	case deletes:
+		return r.Deletes
+	}
+	return r.Writes
 }
 
 // Take counts one call. The headers go with the answer whether or not there is a refusal.
 func (l *Limiter) Take(caller, method string, now time.Time) (http.Header, error) {
-	sort, rate := l.sortOf(method)
+	sort := sortOf(method)
+	rate := l.rates.of(sort)
 	if rate.Burst == 0 {
 		return nil, nil
 	}
@@ -72,7 +90,7 @@ func (l *Limiter) Take(caller, method string, now time.Time) (http.Header, error
 	key := bucketKey{caller, sort}
 	left := l.left(key, rate, now)
 	h := http.Header{}
-	remaining := http.CanonicalHeaderKey("x-ms-ratelimit-remaining-subscription-" + sort)
+	remaining := "x-ms-ratelimit-remaining-subscription-" + sort
 	if left < 1 {
 		wait := int(math.Ceil((1 - left) / rate.PerSecond))
 		h.Set("Retry-After", strconv.Itoa(max(wait, 1)))
@@ -96,7 +114,7 @@ func (l *Limiter) left(key bucketKey, rate Rate, now time.Time) float64 {
 
 func (l *Limiter) dropFull(now time.Time) {
 	for key := range l.buckets {
-		rate := map[string]Rate{"reads": l.rates.Reads, "writes": l.rates.Writes, "deletes": l.rates.Deletes}[key.sort]
+		rate := l.rates.of(key.sort)
 		if l.left(key, rate, now) >= float64(rate.Burst) {
 			delete(l.buckets, key)
 		}

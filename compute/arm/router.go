@@ -157,7 +157,7 @@ func (rt *Router) refusal(h http.Header, err error, requestID string) *Response 
 	return &Response{Status: e.Status, Body: map[string]any{"error": e}}
 }
 
-// serve also sets the headers that tell what is left of the caller'"'"'s rate.
+// serve also sets the headers that tell what is left of the caller's rate.
 func (rt *Router) serve(r *http.Request, h http.Header) (string, *Response, error) {
 	path, err := splitPath(r.URL)
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 	"cloister.dev/cloister/compute/disk"
 	"cloister.dev/cloister/compute/encryptionset"
 	"cloister.dev/cloister/compute/network"
-	"cloister.dev/cloister/compute/platform"
 	"cloister.dev/cloister/compute/quota"
 	"cloister.dev/cloister/compute/rules"
 	"cloister.dev/cloister/compute/scheduler"
@@ -401,31 +400,26 @@ func (s *Service) candidates(ctx context.Context) ([]store.Item[scheduler.Host],
 	if err != nil {
 		return nil, nil, err
 	}
+	placeOf, aliveOf, healthOf, now := byID(places), byID(alive), byID(health), s.Now()
 	out := make([]scheduler.Candidate, len(hosts))
 	for i, h := range hosts {
-		out[i].Host = h.Value
-		for _, p := range places {
-			if p.ID == h.ID {
-				out[i].Placement = p.Value
-			}
-		}
-		var known platform.Health
-		for _, p := range health {
-			if p.ID == h.ID {
-				known = p.Value
-			}
-		}
-		out[i].Unfit = map[string]string{}
+		_, reports := aliveOf[h.ID]
+		out[i] = scheduler.Candidate{Host: h.Value, Placement: placeOf[h.ID], Alive: reports, Unfit: map[string]string{}}
 		for _, tee := range h.Value.TEEs {
-			if why := known.Unfit(tee, s.Now()); why != "" {
+			if why := healthOf[h.ID].Unfit(tee, now); why != "" {
 				out[i].Unfit[tee] = why
 			}
 		}
-		for _, a := range alive {
-			out[i].Alive = out[i].Alive || a.ID == h.ID
-		}
 	}
 	return hosts, out, nil
+}
+
+func byID[T any](items []store.Item[T]) map[string]T {
+	out := make(map[string]T, len(items))
+	for _, it := range items {
+		out[it.ID] = it.Value
+	}
+	return out
 }
 
 func (s *Service) placement(ctx context.Context, host string) (store.Item[scheduler.Placement], error) {
@@ -452,7 +446,7 @@ func (s *Service) neverFits(hosts []scheduler.Candidate, size catalog.Size) stri
 	why := "no host has joined"
 	for _, c := range hosts {
 		h := c.Host
-		h.Cordoned = "" // for now only
+		h.Cordoned = "" // a cordon ends; how large a host is doesn't change
 		if why = scheduler.Never(h, scheduler.Need{TEE: string(size.TEE), VCPUs: g.VCPUs, MemoryMiB: g.MemoryMiB}); why == "" {
 			return ""
 		}
