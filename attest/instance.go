@@ -9,9 +9,9 @@ import (
 
 	"cloister.dev/cloister/attest/api"
 	"cloister.dev/cloister/evidence/dcap"
-	"cloister.dev/cloister/evidence/sevsnp"
 	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/identity/roles"
+	"cloister.dev/cloister/internal/tcbfloor"
 )
 
 // Instance is an issuer of one tenant. Nothing of it is shared with others but the process and the transparency log.
@@ -61,26 +61,13 @@ var acceptable = []dcap.Status{dcap.UpToDate, dcap.SWHardeningNeeded, dcap.Confi
 type AMD struct {
 	// MinimumTCB is the floor of the reported TCB, component by component. Zeros must be written out:
 	// a component left out is a mistake.
-	MinimumTCB *TCB `json:"minimumTCB"`
+	MinimumTCB *tcbfloor.Floor `json:"minimumTCB"`
 	// RevocationLists are files with AMD's revocation lists (DER), read at start. Where they are required and none of
 	// them holds, the service's collateral is asked; without an answer judgements are "unavailable".
 	RevocationLists []string `json:"revocationLists,omitempty"`
 	// RequireRevocationLists says whether evidence without a current list for its root is judged at all. It must be
 	// written out.
 	RequireRevocationLists *bool `json:"requireRevocationLists"`
-}
-
-// TCB is a floor of security version numbers, 0 to 255 each. fmc exists on Turin only: 0 elsewhere.
-type TCB struct {
-	FMC        *uint8 `json:"fmc"`
-	BootLoader *uint8 `json:"bootLoader"`
-	TEE        *uint8 `json:"tee"`
-	SNP        *uint8 `json:"snp"`
-	Microcode  *uint8 `json:"microcode"`
-}
-
-func (t *TCB) floor() sevsnp.TCB {
-	return sevsnp.TCB{FMC: *t.FMC, BootLoader: *t.BootLoader, TEE: *t.TEE, SNP: *t.SNP, Microcode: *t.Microcode}
 }
 
 // Software is a software issuer. It protects from nothing on the host that holds the root's key.
@@ -202,7 +189,7 @@ func (h *Hardware) validate(field string) (mistakes []error) {
 		}
 	}
 	if a := h.AMD; a != nil {
-		if t := a.MinimumTCB; t == nil || t.FMC == nil || t.BootLoader == nil || t.TEE == nil || t.SNP == nil || t.Microcode == nil {
+		if !a.MinimumTCB.Whole() {
 			add(".amd.minimumTCB: fmc, bootLoader, tee, snp and microcode are all needed, also where they are 0")
 		}
 		if a.RequireRevocationLists == nil {

@@ -173,7 +173,7 @@ func readRoots(files []string, parse func([]byte) (soft.Root, error)) ([]soft.Ro
 func (h *Hardware) roots(cache *collateral.Cache, software appraise.SoftwareRoots) (appraise.Roots, error) {
 	var amd *appraise.AMDOptions
 	if h.AMD != nil {
-		amd = &appraise.AMDOptions{Floor: h.AMD.MinimumTCB.floor(), RequireCRLs: *h.AMD.RequireRevocationLists}
+		amd = &appraise.AMDOptions{Floor: h.AMD.MinimumTCB.TCB(), RequireCRLs: *h.AMD.RequireRevocationLists}
 		for _, file := range h.AMD.RevocationLists {
 			list, err := readCRL(file)
 			if err != nil {

@@ -30,6 +30,7 @@ import (
 	"cloister.dev/cloister/evidence/token"
 	"cloister.dev/cloister/identity/identitytest"
 	"cloister.dev/cloister/identity/roles"
+	"cloister.dev/cloister/internal/tcbfloor"
 )
 
 const (
@@ -76,17 +77,16 @@ func newSoftwareChip(t testing.TB) *sevsnptest.Chip {
 	return v.Chip(t, sevsnp.TCB{BootLoader: 4, TEE: 1, SNP: 21, Microcode: 211}, nil)
 }
 
-func number(n uint8) *uint8 { return &n }
-
 func config(t testing.TB, dir string, chip *sevsnptest.Chip) Config {
 	t.Helper()
 	root := filepath.Join(dir, "root.pem")
 	if err := os.WriteFile(root, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: chip.Chain.Root.Raw}), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	floor := tcbfloor.Of(sevsnp.TCB{BootLoader: 3, SNP: 8, Microcode: 115})
 	return Config{
 		Listen: "127.0.0.1:0", StateDir: filepath.Join(dir, "state"), TLS: TLS{Certificate: "c", Key: "k"},
-		Hardware: &Hardware{Issuer: hardwareURL, AMD: &AMD{MinimumTCB: &TCB{number(0), number(3), number(0), number(8), number(115)}, RequireRevocationLists: new(bool)}},
+		Hardware: &Hardware{Issuer: hardwareURL, AMD: &AMD{MinimumTCB: &floor, RequireRevocationLists: new(bool)}},
 		Software: &Software{Issuer: softwareURL, Roots: []string{root}},
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/identity/identitytest"
 	"cloister.dev/cloister/identity/roles"
+	"cloister.dev/cloister/internal/tcbfloor"
 )
 
 func TestConfig(t *testing.T) {
@@ -52,8 +53,8 @@ func TestConfig(t *testing.T) {
 		{"attest", func(c *compute.Config) { c.Attest = initdata.Service{} }},
 		{"keys", func(c *compute.Config) { c.Keys.SigningKeys = nil }},
 		{"health.minimumTCB", func(c *compute.Config) { c.Health.MinimumTCB = nil }},
-		{"health.minimumTCB", func(c *compute.Config) { c.Health.MinimumTCB = map[string]compute.MinimumTCB{"Zen": {}} }},
-		{"health.minimumTCB.Milan", func(c *compute.Config) { c.Health.MinimumTCB = map[string]compute.MinimumTCB{"Milan": {}} }},
+		{"health.minimumTCB", func(c *compute.Config) { c.Health.MinimumTCB = map[string]tcbfloor.Floor{"Zen": {}} }},
+		{"health.minimumTCB.Milan", func(c *compute.Config) { c.Health.MinimumTCB = map[string]tcbfloor.Floor{"Milan": {}} }},
 		{"rateLimits.writes", func(c *compute.Config) { c.RateLimits.Writes = arm.Rate{Burst: 1} }},
 		{"rateLimits.reads", func(c *compute.Config) { c.RateLimits.Reads = arm.Rate{PerSecond: 1} }},
 		{"health.smt", func(c *compute.Config) { c.Health.SMT = "" }},

@@ -39,9 +39,11 @@ import (
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/evidence/health"
 	"cloister.dev/cloister/evidence/initdata"
+	"cloister.dev/cloister/evidence/sevsnp"
 	"cloister.dev/cloister/host/api"
 	"cloister.dev/cloister/identity/identitytest"
 	"cloister.dev/cloister/identity/roles"
+	"cloister.dev/cloister/internal/tcbfloor"
 	"cloister.dev/cloister/store/embedded"
 )
 
@@ -138,8 +140,7 @@ func writeImage(t *testing.T, dir, name, digest string) {
 
 // anyHealth asks nothing of hosts but a good signature by AMD, which judgeFake stands for.
 func anyHealth() compute.Health {
-	zero := new(uint8)
-	return compute.Health{MinimumTCB: map[string]compute.MinimumTCB{"Milan": {FMC: zero, BootLoader: zero, TEE: zero, SNP: zero, Microcode: zero}},
+	return compute.Health{MinimumTCB: map[string]tcbfloor.Floor{"Milan": tcbfloor.Of(sevsnp.TCB{})},
 		Provisional: "any", AliasCheck: "any", SMT: "any", CiphertextHiding: "any", RAPLDisabled: "any"}
 }
 

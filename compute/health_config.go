@@ -13,12 +13,13 @@ import (
 	"cloister.dev/cloister/evidence/health"
 	"cloister.dev/cloister/evidence/sevsnp"
 	"cloister.dev/cloister/evidence/soft"
+	"cloister.dev/cloister/internal/tcbfloor"
 )
 
 // Health says what the platforms of hosts must be to take VMs. Everything is said: nothing is accepted for want of a word.
 type Health struct {
 	// MinimumTCB by product: Milan, Genoa, Turin. Hosts of other products take no VMs.
-	MinimumTCB map[string]MinimumTCB `json:"minimumTCB"`
+	MinimumTCB map[string]tcbfloor.Floor `json:"minimumTCB"`
 	// Each of these is "required", "refused" or "any".
 	Provisional      string `json:"provisional"`      // firmware runs that is not committed
 	AliasCheck       string `json:"aliasCheck"`       // memory was checked for aliases
@@ -30,19 +31,6 @@ type Health struct {
 	RequireRevocationLists bool     `json:"requireRevocationLists"`
 	// SoftwareRoots are PEM files of roots whose evidence counts too: software mode.
 	SoftwareRoots []string `json:"softwareRoots,omitempty"`
-}
-
-// MinimumTCB is a floor of security versions. All members are required; fmc counts on Turin only.
-type MinimumTCB struct {
-	FMC        *uint8 `json:"fmc"`
-	BootLoader *uint8 `json:"bootLoader"`
-	TEE        *uint8 `json:"tee"`
-	SNP        *uint8 `json:"snp"`
-	Microcode  *uint8 `json:"microcode"`
-}
-
-func (m MinimumTCB) whole() bool {
-	return m.FMC != nil && m.BootLoader != nil && m.TEE != nil && m.SNP != nil && m.Microcode != nil
 }
 
 const (
@@ -75,7 +63,7 @@ func (h Health) validate(bad func(field, got, want string)) {
 	for _, name := range slices.Sorted(maps.Keys(h.MinimumTCB)) {
 		if !slices.Contains([]sevsnp.Product{sevsnp.Milan, sevsnp.Genoa, sevsnp.Turin}, sevsnp.Product(name)) {
 			bad("health.minimumTCB", name, "Milan, Genoa or Turin")
-		} else if !h.MinimumTCB[name].whole() {
+		} else if floor := h.MinimumTCB[name]; !floor.Whole() {
 			bad("health.minimumTCB."+name, "a member that is missing", "fmc, bootLoader, tee, snp, microcode")
 		}
 	}
@@ -94,7 +82,7 @@ func (h Health) judge() (hosts.Judge, error) {
 	floor := health.Floor{TCB: map[sevsnp.Product]sevsnp.TCB{}, Provisional: expected(h.Provisional), AliasCheck: expected(h.AliasCheck), SMT: expected(h.SMT),
 		CiphertextHiding: expected(h.CiphertextHiding), RAPLDisabled: expected(h.RAPLDisabled)}
 	for name, m := range h.MinimumTCB {
-		floor.TCB[sevsnp.Product(name)] = sevsnp.TCB{FMC: *m.FMC, BootLoader: *m.BootLoader, TEE: *m.TEE, SNP: *m.SNP, Microcode: *m.Microcode}
+		floor.TCB[sevsnp.Product(name)] = m.TCB()
 	}
 	o := health.Options{RequireCRLs: h.RequireRevocationLists}
 	var lists, roots error

@@ -3,7 +3,11 @@ package compute_test
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -98,5 +102,22 @@ func TestProbesComeEachHour(t *testing.T) {
 	second := asked()
 	if len(second) != 1 || bytes.Equal(second[0].Nonce, first[0].Nonce) {
 		t.Fatalf("after an hour: %v", second)
+	}
+}
+
+// What a health configuration names has to be there, all of it, before anything starts.
+func TestHealthFilesAreRead(t *testing.T) {
+	e := newEnv(t)
+	cfg := e.cfg
+	broken := filepath.Join(t.TempDir(), "broken")
+	if err := os.WriteFile(broken, []byte("no certificate"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Health.SoftwareRoots, cfg.Health.RevocationLists = []string{"/nonexistent/root.pem", broken}, []string{broken}
+	_, err := compute.New(cfg, compute.Deps{Etcd: e.etcd, MintVM: e.issuer.MintVM, Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	for _, want := range []string{"health.softwareRoots: /nonexistent/root.pem", "health.softwareRoots: " + broken, "health.revocationLists: " + broken} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("SVC-03: %v, want %s", err, want)
+		}
 	}
 }

@@ -33,6 +33,9 @@ const (
 // levels are the security versions that the chip claims. They are constants: software has no microcode.
 var levels = sevsnp.TCB{BootLoader: 4, SNP: 24, Microcode: 219}
 
+// Levels are the security versions that every software chip claims.
+func Levels() sevsnp.TCB { return levels }
+
 const lifetime = 25 * 365 * 24 * time.Hour
 
 // Init makes a chip in dir: ARK, ASK and VCEK. The keys of ARK and ASK are dropped once they have signed, so

@@ -51,7 +51,9 @@ func (p *Provider) policyRoute(method, path string) (string, handler) {
 type policyHandler func(s *Server, kind claims.Kind, who *identity.Principal, jws string) (map[string]any, error)
 
 func (p *Provider) policyCall(action string, h policyHandler, kind claims.Kind) handler {
-	return p.managed(action, func(s *Server, who *identity.Principal, jws string) (map[string]any, error) { return h(s, kind, who, jws) })
+	return p.managed(action, func(s *Server, who *identity.Principal, jws string) (map[string]any, error) {
+		return h(s, kind, who, jws)
+	})
 }
 
 // managed signs the caller in, checks the role, and answers with a signed token: calls about policies and their signers.

@@ -179,7 +179,7 @@ func (p *Provider) current(kind claims.Kind) (held, error) {
 		return held{claims.DefaultPolicy(kind), originDefault}, nil
 	}
 	if p.TrustMode == TrustIsolated && !stored.Signed() {
-			return held{}, evidence.Refuse(evidence.CodePolicy, "policy", "one that was set unsigned, before the issuer was isolated", "one by a policy signer: set or reset it")
+		return held{}, evidence.Refuse(evidence.CodePolicy, "policy", "one that was set unsigned, before the issuer was isolated", "one by a policy signer: set or reset it")
 	}
 	return held{stored.Text, p.originOf(stored)}, nil
 }

@@ -37,6 +37,7 @@ import (
 	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/identity/provider"
 	"cloister.dev/cloister/identity/roles"
+	"cloister.dev/cloister/internal/tcbfloor"
 	"cloister.dev/cloister/keys"
 	"cloister.dev/cloister/softchip"
 )
@@ -478,7 +479,7 @@ func (i *Installation) compute(verifier, keeper initdata.Service) error {
 			Cap: catalog.Cap{VCPUs: maxVCPUs, MemoryMiB: maxMemory}, CPUModel: cpuModel, Attest: verifier, Keys: keeper,
 			VaultSuffix: fmt.Sprintf("%s:%d", vaultSuffix, i.file.Ports["keys"]), JoinTokens: []string{hex.EncodeToString(join[:])},
 			RateLimits: arm.Rates{Reads: arm.Rate{Burst: 250, PerSecond: 25}, Writes: arm.Rate{Burst: 200, PerSecond: 10}, Deletes: arm.Rate{Burst: 200, PerSecond: 10}},
-			Health: compute.Health{MinimumTCB: map[string]compute.MinimumTCB{string(sevsnp.Milan): {FMC: new(uint8), BootLoader: new(uint8(4)), TEE: new(uint8), SNP: new(uint8(24)), Microcode: new(uint8(219))}},
+			Health: compute.Health{MinimumTCB: map[string]tcbfloor.Floor{string(sevsnp.Milan): tcbfloor.Of(softchip.Levels())},
 				Provisional: "refused", AliasCheck: "any", SMT: "any", CiphertextHiding: "any", RAPLDisabled: "any", SoftwareRoots: []string{i.softwareRoot()}},
 		},
 		SignIn: SignIn{KeyFile: i.path("compute", "identity.key"), KeyID: identityKeyID, Clients: []provider.Client{client("administrator", i.file.Admin),
