@@ -17,7 +17,7 @@ type sdkRefusal struct {
 // Azure's key client for JavaScript finds here what it finds at Azure's service.
 func TestAzureSDK(t *testing.T) {
 	modules := azurejs.Modules(t, "testdata/azure-sdk")
-	w := newWorldWith(t, nil)
+	w := newWorld(t)
 	audience := "https://" + suffix + ":" + w.port
 	kek := rsaKey(t)
 	input := map[string]string{"modules": modules, "url": w.url("main"), "bearer": w.signIn(identitytest.AdminID, nil), "stranger": w.signIn(stranger, nil),

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -238,7 +237,7 @@ func parseClaims(name string, raw []byte) (map[string]any, error) {
 
 // beside finds a file that another file names: relative to that file's folder.
 func beside(file, name string) string {
-	if filepath.IsAbs(name) || name == os.DevNull {
+	if filepath.IsAbs(name) {
 		return name
 	}
 	return filepath.Join(filepath.Dir(file), name)
