@@ -175,7 +175,7 @@ func (p *Provider) acceptPolicy(jws string, kind claims.Kind, at time.Time) (str
 	if err != nil {
 		return "", nil, err
 	}
-	text, err := client.PolicyText(jws)
+	text, err := client.PayloadPolicy(doc.Payload)
 	if err != nil {
 		return "", nil, policyText{err}
 	}

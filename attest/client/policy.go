@@ -61,28 +61,35 @@ func PolicyJWS(text string) (string, error) {
 	return unsignedHeader + "." + b64url(payload) + ".", nil
 }
 
+func badPolicy(got string) error {
+	return evidence.Refuse(evidence.CodeParse, "policy JWS", got, "three parts, with AttestationPolicy in the payload")
+}
+
 // PolicyText takes the policy's text out of a JWS. It checks no signature.
 func PolicyText(jws string) (string, error) {
-	bad := func(got string) error {
-		return evidence.Refuse(evidence.CodeParse, "policy JWS", got, "three parts, with AttestationPolicy in the payload")
-	}
 	parts := strings.Split(jws, ".")
 	if len(parts) != 3 {
-		return "", bad(fmt.Sprintf("%d parts", len(parts)))
+		return "", badPolicy(fmt.Sprintf("%d parts", len(parts)))
 	}
 	payload, err := unb64(parts[1])
 	if err != nil {
-		return "", bad("a payload that is no base64url")
+		return "", badPolicy("a payload that is no base64url")
 	}
+	return PayloadPolicy(payload)
+}
+
+// PayloadPolicy takes the policy's text out of the payload of a JWS: who has checked a signature has its payload, and reads
+// nothing else.
+func PayloadPolicy(payload []byte) (string, error) {
 	var body struct {
 		AttestationPolicy *string `json:"AttestationPolicy"`
 	}
 	if err := json.Unmarshal(payload, &body); err != nil || body.AttestationPolicy == nil {
-		return "", bad("a payload without AttestationPolicy")
+		return "", badPolicy("a payload without AttestationPolicy")
 	}
 	text, err := unb64(*body.AttestationPolicy)
 	if err != nil {
-		return "", bad("a policy that is no base64url")
+		return "", badPolicy("a policy that is no base64url")
 	}
 	return string(text), nil
 }
