@@ -20,6 +20,7 @@ import (
 	"cloister.dev/cloister/evidence/token"
 	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/identity/roles"
+	"cloister.dev/cloister/keys/keystore"
 	"cloister.dev/cloister/keys/keystore/hsm"
 )
 
@@ -48,6 +49,7 @@ type TLS struct {
 // (names, policies, generations) are always in the encrypted file; with PKCS11, key material is in a token instead.
 type Keystore struct {
 	Path                 string  `json:"path,omitempty"`                 // absent: STATEDIR/keystore
+	Anchor               string  `json:"anchor,omitempty"`               // absent: PATH.anchor; where backups don't reach
 	PassphraseFile       string  `json:"passphraseFile,omitempty"`       // a file
 	PassphraseCredential string  `json:"passphraseCredential,omitempty"` // a systemd credential's name
 	PassphraseFileEnv    string  `json:"passphraseFileEnv,omitempty"`    // an environment variable that names a file
@@ -140,6 +142,11 @@ func (c Config) Validate() error {
 	}
 	if sources := given(c.Keystore.PassphraseFile, c.Keystore.PassphraseCredential, c.Keystore.PassphraseFileEnv); sources != 1 {
 		bad("keystore", fmt.Sprintf("%d sources of the passphrase", sources), "one of passphraseFile, passphraseCredential, passphraseFileEnv")
+	}
+	for field, path := range map[string]string{"keystore.path": c.Keystore.Path, "keystore.anchor": c.Keystore.Anchor} {
+		if path != "" && !filepath.IsAbs(path) {
+			bad(field, fmt.Sprintf("%q", path), "an absolute path, or absent")
+		}
 	}
 	if p := c.Keystore.PKCS11; p != nil {
 		if !filepath.IsAbs(p.Module) {
@@ -268,6 +275,19 @@ func given(values ...string) (n int) {
 		}
 	}
 	return n
+}
+
+// files are where the keystore lies.
+func (c Config) files() keystore.Files {
+	path := c.Keystore.Path
+	if path == "" {
+		path = filepath.Join(c.StateDir, "keystore")
+	}
+	f := keystore.In(path)
+	if c.Keystore.Anchor != "" {
+		f.Anchor = c.Keystore.Anchor
+	}
+	return f
 }
 
 // passphrase reads the keystore's passphrase.

@@ -28,7 +28,10 @@ import (
 	"cloister.dev/cloister/keys/client"
 )
 
-const configEnv = "CLOISTER_KEYS_TEST_CONFIG"
+const (
+	configEnv  = "CLOISTER_KEYS_TEST_CONFIG"
+	restoreEnv = "CLOISTER_KEYS_TEST_RESTORE" // a backup: restored instead of serving
+)
 
 // TestMain makes the test binary a key keeper when a test starts it as one.
 func TestMain(m *testing.M) {
@@ -40,7 +43,12 @@ func TestMain(m *testing.M) {
 	defer stop()
 	logger := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	c, err := keys.Load(path)
-	if err == nil {
+	if from := os.Getenv(restoreEnv); err == nil && from != "" {
+		var backup []byte
+		if backup, err = os.ReadFile(from); err == nil {
+			_, err = keys.Restore(c, keys.Environment{Now: time.Now, Getenv: os.Getenv}, backup, true)
+		}
+	} else if err == nil {
 		err = keys.Run(ctx, c, logger)
 	}
 	if err != nil {

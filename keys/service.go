@@ -196,15 +196,11 @@ func openRecords(c Config, env Environment) (*keystore.Software, error) {
 		return nil, err
 	}
 	defer clear(pass)
-	path := c.Keystore.Path
-	if path == "" {
-		path = filepath.Join(c.StateDir, "keystore")
-	}
 	cost := env.Cost
 	if cost == (keystore.Cost{}) {
 		cost = keystore.DefaultCost
 	}
-	return keystore.OpenSoftware(path, pass, cost)
+	return keystore.OpenSoftware(c.files(), pass, cost)
 }
 
 // responseID is the record of the key that signs answers. No vault has an empty name.

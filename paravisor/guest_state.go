@@ -7,6 +7,7 @@ import (
 
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/internal/failpoint"
+	keys "cloister.dev/cloister/keys/client"
 	"cloister.dev/cloister/paravisor/client"
 	"cloister.dev/cloister/paravisor/vmgs"
 )
@@ -65,8 +66,8 @@ func (s *Session) unlock(ctx context.Context, in *input, host *hostAttested, fil
 	if err != nil {
 		return fmt.Errorf("asking for the guest-state key at generation %d: %w", generation, err)
 	}
-	if release.Next != generation+1 {
-		return evidence.Refuse(evidence.CodeBinding, "next generation", fmt.Sprint(release.Next), fmt.Sprint(generation+1))
+	if !keys.Follows(release.Next, generation) {
+		return evidence.Refuse(evidence.CodeBinding, "next generation", fmt.Sprint(release.Next), fmt.Sprintf("%d, or the first generation of a later owner epoch", generation+1))
 	}
 	key, err := release.Unwrap(host.transfer)
 	if err != nil {

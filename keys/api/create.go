@@ -158,7 +158,7 @@ func (c *call) withVersion(old *keystore.Key, name string, v keystore.Version, e
 			return nil, badParameter("AKV.SKR.1005: Non-exportable keys must not have a release policy.")
 		}
 		if isGuestState(name) {
-			k.GuestState = &keystore.GuestState{OperatorTrusted: v.Tags[client.OperatorTrustedTag] == "true" || c.isOperator()}
+			k.GuestState = &keystore.GuestState{OperatorTrusted: v.Tags[client.OperatorTrustedTag] == "true" || c.isOperator(), StoreEpoch: c.Backend.Epoch()}
 		}
 		return k, nil
 	}

@@ -60,6 +60,9 @@ func (c *call) guestStateCall(event, vmID string, in *client.OpenBody, change fu
 			return nil, err
 		}
 		e.Version = v.ID
+		if a := gueststate.Approved(*k.GuestState, c.Backend.Epoch(), in.Generation); a != nil && event == "open" {
+			e.ApprovedBy = a.By
+		}
 		w, t, err := c.judge(k, in.Target, &e)
 		if err != nil {
 			return nil, unattested(err)
@@ -134,7 +137,7 @@ func (c *call) openGuestState(vmID string) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		next, err := gueststate.Open(*k.GuestState, in.Generation, in.Session)
+		next, err := gueststate.Open(*k.GuestState, c.Backend.Epoch(), in.Generation, in.Session)
 		if err != nil {
 			return nil, err
 		}
@@ -163,7 +166,7 @@ func (c *call) openGuestState(vmID string) (any, error) {
 func (c *call) confirmGuestState(vmID string) (any, error) {
 	var in client.OpenBody
 	value, err := c.guestStateCall("confirm", vmID, &in, func(k *keystore.Key, _ *keystore.Version, _ wrapTo, _ exporter) (any, error) {
-		next, err := gueststate.Confirm(*k.GuestState, in.Generation, in.Session)
+		next, err := gueststate.Confirm(*k.GuestState, c.Backend.Epoch(), in.Generation, in.Session)
 		if err != nil {
 			return nil, err
 		}

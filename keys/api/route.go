@@ -61,6 +61,8 @@ func (c *call) route() (int, any, error) {
 				return c.do("gueststate.open", func() (any, error) { return c.openGuestState(p[1]) })
 			case "confirm":
 				return c.do("gueststate.confirm", func() (any, error) { return c.confirmGuestState(p[1]) })
+			case "approve-restore":
+				return c.do("gueststate.approve-restore", func() (any, error) { return c.approveRestore(p[1]) })
 			case "rewrap":
 				return c.do("gueststate.rewrap", func() (any, error) { return c.rewrapGuestState(p[1]) })
 			}

@@ -43,6 +43,9 @@ type Entry struct {
 	TokenSHA256 string            `json:"tokenSha256,omitempty"`
 	Generation  *uint64           `json:"generation,omitempty"`
 	Session     string            `json:"sessionSha256,omitempty"`
+	ApprovedBy  string            `json:"approvedBy,omitempty"` // object id of the owner who approved this restore
+	StoreEpoch  *uint64           `json:"storeEpoch,omitempty"` // of a store that was restored: the new one
+	Backup      string            `json:"backupSha256,omitempty"`
 	Assignment  string            `json:"assignment,omitempty"` // of a role: its name, whose it is, and which role
 	Principal   string            `json:"principal,omitempty"`
 	Role        string            `json:"role,omitempty"`

@@ -86,9 +86,24 @@ type ConfirmBody struct {
 	Nonce      string `json:"nonce"`
 }
 
+// CountBits are the lower bits of a generation, which count inside an owner epoch. The upper ones are the epoch: it goes up
+// when an owner approves a restore.
+const CountBits = 24
+
+// Follows tells whether a generation may be promised to who opens another: the one after it, or the first of a later owner
+// epoch.
+func Follows(next, generation uint64) bool {
+	return next > generation && (next == generation+1 || next%(1<<CountBits) == 0)
+}
+
+// ApproveBody is the body of approve-restore, and of its answer.
+type ApproveBody struct {
+	Generation *uint64 `json:"generation"`
+}
+
 // Opened is an accepted open whose answer was signed by a pinned key and is about this question.
 type Opened struct {
-	Next            uint64 // the generation to write and confirm
+	Next            uint64 // the generation to write and confirm: the one after, or after an approved restore the first of a new owner epoch
 	WrappedKey      []byte
 	Enc             string
 	OperatorTrusted bool // the operator wrote the key's policy: the tenant's tools must say so
@@ -122,8 +137,8 @@ func (c *Client) Open(ctx context.Context, r OpenRequest) (*Opened, error) {
 		return nil, mismatch("request.nonce", a.Request.Nonce, r.Nonce)
 	case a.Request.Enc != enc:
 		return nil, mismatch("request.enc", a.Request.Enc, enc)
-	case r.Generation+1 == 0 || a.Cloister.Next != r.Generation+1:
-		return nil, mismatch("next", fmt.Sprint(a.Cloister.Next), fmt.Sprint(r.Generation+1))
+	case !Follows(a.Cloister.Next, r.Generation):
+		return nil, mismatch("next", fmt.Sprint(a.Cloister.Next), fmt.Sprintf("%d, or the first generation of a later owner epoch", r.Generation+1))
 	}
 	wrapped, err := a.Response.Key.Key.wrapped()
 	if err != nil {

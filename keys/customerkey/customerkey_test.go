@@ -13,7 +13,7 @@ import (
 const vm, other = "0e4a1b7c-0000-4000-8000-000000000001", "0e4a1b7c-0000-4000-8000-000000000002"
 
 func TestSealOpenRewrap(t *testing.T) {
-	b, err := keystore.OpenSoftware(filepath.Join(t.TempDir(), "k"), []byte("a passphrase of tests"), keystore.Cost{Time: 1, MemoryKiB: 64, Threads: 1})
+	b, err := keystore.OpenSoftware(keystore.In(filepath.Join(t.TempDir(), "k")), []byte("a passphrase of tests"), keystore.Cost{Time: 1, MemoryKiB: 64, Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,9 @@
 //	open(more) refused: unknown generation
 //
 // So a crash between any two steps leaves a file that opens.
+//
+// An owner may approve one state that would be refused: one restored from a backup of the disk, or any after the store
+// of these records was itself restored. Opening it begins a new owner epoch, see restore.go.
 package gueststate
 
 import (
@@ -35,12 +38,18 @@ func CheckSession(session string) error {
 	return nil
 }
 
-// Open gives the state after an accepted open.
-func Open(s keystore.GuestState, generation uint64, session string) (keystore.GuestState, error) {
+// Open gives the state after an accepted open. Epoch is the store's. Whichever state is opened, an approval that waits is
+// void afterwards: it was about the state of then.
+func Open(s keystore.GuestState, epoch, generation uint64, session string) (keystore.GuestState, error) {
 	if err := CheckSession(session); err != nil {
 		return s, err
 	}
+	if Approved(s, epoch, generation) != nil {
+		return openApproved(s, epoch, session)
+	}
 	switch {
+	case s.StoreEpoch != epoch:
+		return s, restored(s, generation)
 	case generation < s.Confirmed:
 		return s, refuse(generation, fmt.Sprintf("rolled back: generation %d was confirmed, an earlier guest state is not opened", s.Confirmed))
 	case same(session, s.ConfirmedSession):
@@ -50,19 +59,26 @@ func Open(s keystore.GuestState, generation uint64, session string) (keystore.Gu
 		if same(session, s.Pending.Session) {
 			return s, evidence.Refuse(evidence.CodeBinding, "session", "the session that generation was promised to", "a fresh one").By(rule)
 		}
-		s.Confirmed, s.ConfirmedSession = s.Pending.Generation, s.Pending.Session
+		s.Confirmed, s.ConfirmedSession, s.Pending = s.Pending.Generation, s.Pending.Session, nil
 	default:
 		return s, refuse(generation, fmt.Sprintf("unknown generation: %d is confirmed and this one was never promised", s.Confirmed))
 	}
-	s.Pending = &keystore.Pending{Generation: s.Confirmed + 1, Session: session}
+	next := s.Confirmed + 1
+	if s.Pending != nil {
+		next = s.Pending.Generation // promised before, perhaps as the first of an owner epoch
+	}
+	s.Pending, s.Approval = &keystore.Pending{Generation: next, Session: session}, nil
 	return s, nil
 }
 
 // Confirm gives the state after an accepted confirmation. Only the session that opened last may confirm; it
-// may say so again when the answer was lost.
-func Confirm(s keystore.GuestState, generation uint64, session string) (keystore.GuestState, error) {
+// may say so again when the answer was lost. Epoch is the store's.
+func Confirm(s keystore.GuestState, epoch, generation uint64, session string) (keystore.GuestState, error) {
 	if err := CheckSession(session); err != nil {
 		return s, err
+	}
+	if s.StoreEpoch != epoch {
+		return s, restored(s, generation)
 	}
 	if s.Pending == nil {
 		if generation == s.Confirmed && same(session, s.ConfirmedSession) {

@@ -45,7 +45,7 @@ func TestOpen(t *testing.T) {
 		{"a session in upper case", at3, 3, strings.Repeat("A", 64), 0, evidence.CodeParse, "64"},
 	} {
 		t.Run(r.name, func(t *testing.T) {
-			s, err := Open(r.state, r.generation, r.session)
+			s, err := Open(r.state, 0, r.generation, r.session)
 			if evidence.CodeOf(err) != r.want {
 				t.Fatalf("%v", err)
 			}
@@ -84,7 +84,7 @@ func TestConfirm(t *testing.T) {
 		{"no session", keystore.GuestState{}, 0, "", evidence.CodeParse},
 	} {
 		t.Run(r.name, func(t *testing.T) {
-			s, err := Confirm(r.state, r.generation, r.session)
+			s, err := Confirm(r.state, 0, r.generation, r.session)
 			if evidence.CodeOf(err) != r.want {
 				t.Fatalf("%v", err)
 			}
@@ -103,7 +103,7 @@ func TestCrashLocksNobodyOut(t *testing.T) {
 		for range rapid.IntRange(1, 30).Draw(t, "starts") {
 			sessions++
 			mine := session(sessions)
-			next, err := Open(s, file, mine)
+			next, err := Open(s, 0, file, mine)
 			if err != nil {
 				t.Fatalf("locked out at generation %d of %+v: %v", file, s, err)
 			}
@@ -118,7 +118,7 @@ func TestCrashLocksNobodyOut(t *testing.T) {
 				continue
 			}
 			for range rapid.IntRange(1, 3).Draw(t, "times confirmed") {
-				if s, err = Confirm(s, file, mine); err != nil {
+				if s, err = Confirm(s, 0, file, mine); err != nil {
 					t.Fatalf("confirm %d: %v", file, err)
 				}
 			}
@@ -142,7 +142,7 @@ func TestCopiesNeverWin(t *testing.T) {
 			if rapid.Bool().Draw(t, "open") || len(sessions) == 0 {
 				g := rapid.Uint64Range(0, s.Confirmed+3).Draw(t, "generation")
 				mine := session(len(sessions) + 1)
-				next, err := Open(s, g, mine)
+				next, err := Open(s, 0, g, mine)
 				if err == nil {
 					if g < before {
 						t.Fatalf("opened %d with %d confirmed", g, before)
@@ -152,7 +152,7 @@ func TestCopiesNeverWin(t *testing.T) {
 				}
 			} else {
 				r := sessions[rapid.IntRange(0, len(sessions)-1).Draw(t, "which")]
-				next, err := Confirm(s, r.next, r.session)
+				next, err := Confirm(s, 0, r.next, r.session)
 				if err == nil {
 					if by, ok := confirmedBy[r.next]; ok && by != r.session {
 						t.Fatalf("generation %d confirmed to two sessions", r.next)

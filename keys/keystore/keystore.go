@@ -91,6 +91,18 @@ type GuestState struct {
 	ConfirmedSession string   `json:"confirmedSession,omitempty"`
 	Pending          *Pending `json:"pending,omitempty"`
 	OperatorTrusted  bool     `json:"operatorTrusted,omitempty"`
+	// StoreEpoch is the epoch of the store in which the record was made, or last opened. An earlier one than the store's
+	// means that the record came from a backup, and that what happened since is not known.
+	StoreEpoch uint64    `json:"storeEpoch,omitempty"`
+	Approval   *Approval `json:"approval,omitempty"`
+}
+
+// Approval is an owner's consent to opening one generation that would be refused. It serves once.
+type Approval struct {
+	Generation uint64    `json:"generation"`
+	StoreEpoch uint64    `json:"storeEpoch"` // of the store when it was given; it ends with that epoch
+	By         string    `json:"by"`         // object id
+	At         time.Time `json:"at"`
 }
 
 // CustomerKey says which of the customer's keys a guest-state key is under, in the same vault.
@@ -151,6 +163,8 @@ type Backend interface {
 	Decrypt(ctx context.Context, at Address, m Material, alg string, s Sealed) ([]byte, error)
 	Export(ctx context.Context, at Address, m Material, form keywrap.Form, kek *rsa.PublicKey) ([]byte, error)
 
+	// Epoch tells how often the records were restored from a backup. It never goes back, and stays the same while open.
+	Epoch() uint64
 	Close() error
 }
 
@@ -193,7 +207,7 @@ func (k *Key) Clone() *Key {
 		c.Policy.Data = slices.Clone(c.Policy.Data)
 	}
 	if c.GuestState != nil {
-		c.GuestState.Pending = copyOf(c.GuestState.Pending)
+		c.GuestState.Pending, c.GuestState.Approval = copyOf(c.GuestState.Pending), copyOf(c.GuestState.Approval)
 	}
 	c.Extra = maps.Clone(k.Extra)
 	return &c

@@ -15,9 +15,9 @@ import (
 	"cloister.dev/cloister/evidence"
 )
 
-// The file: the magic line, a line of JSON (header), a nonce of 12 bytes, AES-256-GCM over the records. Magic and
+// The file: the magic line, a line of JSON (header), a nonce of 12 bytes, AES-256-GCM over the contents. Magic and
 // header are authenticated with it.
-const magic = "CLOISTER KEYSTORE 1\n"
+const magic = "CLOISTER KEYSTORE 2\n"
 
 // Cost is how hard it is to guess the passphrase (argon2id).
 type Cost struct {
@@ -42,11 +42,12 @@ type header struct {
 	Salt []byte `json:"salt"` // 16 bytes
 }
 
-// sealer holds the two keys that follow from the passphrase: one for the file, one for key material inside it.
-// Material so stays sealed in memory until it is used.
+// sealer holds the keys that follow from the passphrase: one for the file, one for key material inside it, one for the
+// anchor beside it. Material so stays sealed in memory until it is used.
 type sealer struct {
 	head           header
 	file, material cipher.AEAD
+	anchor         []byte // HMAC-SHA256
 }
 
 func newSealer(passphrase []byte, head header) (*sealer, error) {
@@ -76,7 +77,9 @@ func newSealer(passphrase []byte, head header) (*sealer, error) {
 			return nil, err
 		}
 	}
-	return s, nil
+	var err error
+	s.anchor, err = hkdf.Key(sha256.New, master, nil, "cloister keystore anchor", 32)
+	return s, err
 }
 
 func freshHeader(c Cost) (header, error) {

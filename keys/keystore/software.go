@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -32,20 +33,50 @@ const minPassphrase = 16
 // Software is the backend that keeps everything in one encrypted file.
 //
 // The file is sealed as a whole, so that no record can be changed, removed, exchanged or set back by itself.
-// Setting back the whole file cannot be seen from inside it. Each change writes the whole file.
+// Setting back the whole file is seen by its anchor. Each change writes the whole file.
 type Software struct {
-	path   string
+	files  Files
 	seal   *sealer
 	lock   *os.File
+	anchor *os.File
 	mu     sync.RWMutex
 	keys   map[string]*Key // by folded id
+	at     mark            // of the file
+	epoch  uint64          // restores before; stays as it is
 	broken error           // set when it is unknown which state is on disk
 }
 
 var _ Backend = (*Software)(nil)
 
-// OpenSoftware opens a keystore file, or makes an empty one where there is none. The cost counts for a new file only.
-func OpenSoftware(path string, passphrase []byte, cost Cost) (*Software, error) {
+// Files are where a keystore lies: the encrypted file, and the anchor that says which state of it is the latest.
+type Files struct{ Store, Anchor string }
+
+// In names the anchor after the keystore, in the same folder.
+func In(store string) Files { return Files{store, store + ".anchor"} }
+
+// contents are what the file seals.
+type contents struct {
+	Serial uint64          `json:"serial"` // of the write, from 0
+	Epoch  uint64          `json:"epoch"`  // restores before it
+	Keys   map[string]*Key `json:"keys"`   // by folded id
+}
+
+// OpenSoftware opens a keystore file, or makes an empty one where there is none. The cost counts for a new file only. A file
+// that is older than its anchor is refused: RestoreSoftware declares it restored.
+func OpenSoftware(files Files, passphrase []byte, cost Cost) (*Software, error) {
+	lock, err := lockStore(files.Store, passphrase)
+	if err != nil {
+		return nil, err
+	}
+	s := &Software{files: files, lock: lock, keys: map[string]*Key{}}
+	if err := s.load(passphrase, cost); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening keystore %s: %w", files.Store, err), s.Close())
+	}
+	return s, nil
+}
+
+// lockStore keeps other processes from the keystore until the file is closed.
+func lockStore(path string, passphrase []byte) (*os.File, error) {
 	if len(passphrase) < minPassphrase {
 		return nil, evidence.Refuse(evidence.CodePolicy, "keystore passphrase", fmt.Sprintf("%d bytes", len(passphrase)), fmt.Sprintf("at least %d", minPassphrase))
 	}
@@ -56,64 +87,126 @@ func OpenSoftware(path string, passphrase []byte, cost Cost) (*Software, error) 
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("keystore %s is in use by another process: %w", path, err), lock.Close())
 	}
-	s := &Software{path: path, lock: lock, keys: map[string]*Key{}}
-	if err := s.load(passphrase, cost); err != nil {
-		return nil, errors.Join(fmt.Errorf("opening keystore %s: %w", path, err), lock.Close())
-	}
-	return s, nil
+	return lock, nil
 }
 
 func (s *Software) load(passphrase []byte, cost Cost) error {
-	raw, err := os.ReadFile(s.path)
+	raw, err := os.ReadFile(s.files.Store)
 	if errors.Is(err, fs.ErrNotExist) {
-		head, err := freshHeader(cost)
-		if err != nil {
-			return err
-		}
-		if s.seal, err = newSealer(passphrase, head); err != nil {
-			return err
-		}
-		return s.write(s.keys)
+		return s.begin(passphrase, cost)
 	}
 	if err != nil {
 		return err
 	}
-	seal, plain, err := openFile(raw, passphrase)
+	seal, c, err := readStore(raw, passphrase)
 	if err != nil {
 		return err
 	}
-	s.seal = seal
-	if err := json.Unmarshal(plain, &s.keys); err != nil {
-		return fmt.Errorf("reading records: %w", err)
+	known, err := readAnchor(s.files.Anchor, seal.anchor)
+	if err != nil {
+		return err
+	}
+	s.seal, s.keys, s.at = seal, c.Keys, mark{c.Serial, c.Epoch, sha256.Sum256(raw)}
+	s.epoch = c.Epoch
+	if err := follows(s.at, known); err != nil {
+		return err
+	}
+	return s.openAnchor(known)
+}
+
+// begin makes a new keystore. An anchor without one says that the keystore was lost.
+func (s *Software) begin(passphrase []byte, cost Cost) error {
+	if _, err := os.Stat(s.files.Anchor); !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, evidence.Refuse(evidence.CodeBinding, "keystore", "none, beside an anchor of one", "the keystore, or one "+declared))
+	}
+	head, err := freshHeader(cost)
+	if err != nil {
+		return err
+	}
+	if s.seal, err = newSealer(passphrase, head); err != nil {
+		return err
+	}
+	if s.at, err = writeStore(s.files.Store, s.seal, contents{Keys: s.keys}); err != nil {
+		return err
+	}
+	return s.openAnchor(nil)
+}
+
+// openAnchor opens the anchor for the writes to come, and has it say what the keystore is now.
+func (s *Software) openAnchor(known *mark) (err error) {
+	if known == nil {
+		if err := placeAnchor(s.files.Anchor, s.seal.anchor, s.at); err != nil {
+			return fmt.Errorf("making the keystore's anchor: %w", err)
+		}
+		known = &s.at
+	}
+	if s.anchor, err = os.OpenFile(s.files.Anchor, os.O_WRONLY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("opening the keystore's anchor: %w", err)
+	}
+	if *known != s.at {
+		return moveAnchor(s.anchor, s.seal.anchor, s.at)
 	}
 	return nil
 }
 
-// write makes a state durable: a new file, flushed, renamed over the old one, and its folder flushed.
+// readStore opens a file's seal.
+func readStore(raw, passphrase []byte) (*sealer, *contents, error) {
+	seal, plain, err := openFile(raw, passphrase)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer clear(plain)
+	var c contents
+	if err := json.Unmarshal(plain, &c); err != nil {
+		return nil, nil, fmt.Errorf("reading records: %w", err)
+	}
+	if c.Keys == nil {
+		return nil, nil, evidence.Refuse(evidence.CodeParse, "keystore", "no records", "records")
+	}
+	return seal, &c, nil
+}
+
+// write makes a state durable, first in the file, then in the anchor.
 func (s *Software) write(keys map[string]*Key) error {
-	plain, err := json.Marshal(keys)
+	at, err := writeStore(s.files.Store, s.seal, contents{Serial: s.at.serial + 1, Epoch: s.epoch, Keys: keys})
+	if err == nil {
+		err = moveAnchor(s.anchor, s.seal.anchor, at)
+	} else if !errors.Is(err, errDoubt) {
+		return err
+	}
 	if err != nil {
-		return err
-	}
-	raw, err := s.seal.sealFile(plain)
-	clear(plain)
-	if err != nil {
-		return err
-	}
-	tmp := s.path + ".new"
-	if err := writeSynced(tmp, raw); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, s.path); err != nil {
-		return err
-	}
-	if err := syncDir(filepath.Dir(s.path)); err != nil {
-		// The rename may or may not survive a crash: nothing more is decided on a state that is in doubt.
+		// What was written may or may not survive a crash: nothing more is decided on a state that is in doubt.
 		s.broken = fmt.Errorf("keystore is in doubt since a flush failed; restart keys: %w", err)
 		return s.broken
 	}
-	afterWrite.Hit()
+	s.at = at
 	return nil
+}
+
+var errDoubt = errors.New("the new file may be there or not")
+
+// writeStore puts a new file in the old one's place: written, flushed, renamed, and its folder flushed.
+func writeStore(path string, seal *sealer, c contents) (mark, error) {
+	plain, err := json.Marshal(c)
+	if err != nil {
+		return mark{}, err
+	}
+	raw, err := seal.sealFile(plain)
+	clear(plain)
+	if err != nil {
+		return mark{}, err
+	}
+	if err := writeSynced(path+".new", raw); err != nil {
+		return mark{}, err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return mark{}, err
+	}
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return mark{}, errors.Join(errDoubt, err)
+	}
+	afterWrite.Hit()
+	return mark{c.Serial, c.Epoch, sha256.Sum256(raw)}, nil
 }
 
 func writeSynced(path string, b []byte) (err error) {
@@ -138,7 +231,16 @@ func syncDir(dir string) (err error) {
 }
 
 // Close lets another process open the file.
-func (s *Software) Close() error { return s.lock.Close() }
+func (s *Software) Close() error {
+	var err error
+	if s.anchor != nil {
+		err = s.anchor.Close()
+	}
+	return errors.Join(err, s.lock.Close())
+}
+
+// Epoch tells how often the records were restored from a backup.
+func (s *Software) Epoch() uint64 { return s.epoch }
 
 // Get reads one record.
 func (s *Software) Get(_ context.Context, id ID) (*Key, error) {

@@ -20,7 +20,7 @@ var (
 func TestSoftware(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keystore")
 	keystoretest.Run(t, func(t *testing.T) keystore.Backend {
-		s, err := keystore.OpenSoftware(path, passphrase, cheap)
+		s, err := keystore.OpenSoftware(keystore.In(path), passphrase, cheap)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -32,14 +32,14 @@ func TestSoftwareRefuses(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "keystore")
 	id := keystore.ID{Vault: "v", Name: "secret-name"}
-	s, err := keystore.OpenSoftware(path, passphrase, cheap)
+	s, err := keystore.OpenSoftware(keystore.In(path), passphrase, cheap)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Update(t.Context(), id, func(*keystore.Key) (*keystore.Key, error) { return &keystore.Key{ID: id}, nil }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := keystore.OpenSoftware(path, passphrase, cheap); err == nil {
+	if _, err := keystore.OpenSoftware(keystore.In(path), passphrase, cheap); err == nil {
 		t.Error("opened twice at once")
 	}
 	if err := s.Close(); err != nil {
@@ -53,7 +53,7 @@ func TestSoftwareRefuses(t *testing.T) {
 		t.Error("the file shows a name")
 	}
 	attacker := filepath.Join(dir, "attacker")
-	a, err := keystore.OpenSoftware(attacker, []byte("the attacker's passphrase"), cheap)
+	a, err := keystore.OpenSoftware(keystore.In(attacker), []byte("the attacker's passphrase"), cheap)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestSoftwareRefuses(t *testing.T) {
 			if err := os.WriteFile(path, r.file, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			s, err := keystore.OpenSoftware(path, []byte(r.pass), cheap)
+			s, err := keystore.OpenSoftware(keystore.In(path), []byte(r.pass), cheap)
 			if r.name == "cut" {
 				if err == nil {
 					t.Error("accepted")
@@ -111,7 +111,7 @@ func TestSoftwareRefuses(t *testing.T) {
 // A write that fails leaves the state of before, in memory and on disk. The folder in the way fails for root too.
 func TestSoftwareWriteFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keystore")
-	s, err := keystore.OpenSoftware(path, passphrase, cheap)
+	s, err := keystore.OpenSoftware(keystore.In(path), passphrase, cheap)
 	if err != nil {
 		t.Fatal(err)
 	}

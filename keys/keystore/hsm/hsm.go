@@ -58,6 +58,7 @@ type Records interface {
 	Get(ctx context.Context, id keystore.ID) (*keystore.Key, error)
 	List(ctx context.Context, vault string) ([]*keystore.Key, error)
 	Update(ctx context.Context, id keystore.ID, change keystore.Change) error
+	Epoch() uint64
 	Close() error
 }
 

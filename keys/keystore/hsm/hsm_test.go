@@ -19,7 +19,7 @@ import (
 
 func records(t *testing.T, path string) *keystore.Software {
 	t.Helper()
-	r, err := keystore.OpenSoftware(path, []byte("a passphrase of tests"), keystore.Cost{Time: 1, MemoryKiB: 64, Threads: 1})
+	r, err := keystore.OpenSoftware(keystore.In(path), []byte("a passphrase of tests"), keystore.Cost{Time: 1, MemoryKiB: 64, Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

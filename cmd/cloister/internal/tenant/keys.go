@@ -60,6 +60,16 @@ func (t *Tenant) Rewrap(ctx context.Context, vm, kid string, latest bool, princi
 	return out.CustomerKey, nil
 }
 
+// ApproveRestore lets a VM start once from a guest state that the key keeper would refuse.
+func (t *Tenant) ApproveRestore(ctx context.Context, vm string, generation uint64) error {
+	_, id, err := t.Recall(vm)
+	if err != nil {
+		return err
+	}
+	_, err = t.vaultCall(ctx, http.MethodPost, "/gueststate/"+id+"/approve-restore?api-version="+keys.APIVersion, keys.ApproveBody{Generation: &generation})
+	return err
+}
+
 // vaultCall makes a call that the Key Vault client doesn't have.
 func (t *Tenant) vaultCall(ctx context.Context, method, path string, body any) ([]byte, error) {
 	token, err := t.Conn.Bearer(ctx, "https://vault.azure.net")
