@@ -22,6 +22,7 @@ import (
 	"cloister.dev/cloister/identity/roles"
 	"cloister.dev/cloister/keys/keystore"
 	"cloister.dev/cloister/keys/keystore/hsm"
+	"cloister.dev/cloister/keys/keystore/tpmseal"
 )
 
 // Config is the file that cloister-keys reads. There is no switch that gives keys without evidence.
@@ -45,7 +46,7 @@ type TLS struct {
 	Key         string `json:"key"`
 }
 
-// Keystore says where keys are kept and where the passphrase comes from: exactly one of the three sources. Records
+// Keystore says where keys are kept and where the passphrase comes from: exactly one of the four sources. Records
 // (names, policies, generations) are always in the encrypted file; with PKCS11, key material is in a token instead.
 type Keystore struct {
 	Path                 string  `json:"path,omitempty"`                 // absent: STATEDIR/keystore
@@ -53,7 +54,14 @@ type Keystore struct {
 	PassphraseFile       string  `json:"passphraseFile,omitempty"`       // a file
 	PassphraseCredential string  `json:"passphraseCredential,omitempty"` // a systemd credential's name
 	PassphraseFileEnv    string  `json:"passphraseFileEnv,omitempty"`    // an environment variable that names a file
+	PassphraseTPM        *TPM    `json:"passphraseTPM,omitempty"`        // sealed to this machine's TPM
 	PKCS11               *PKCS11 `json:"pkcs11,omitempty"`
+}
+
+// TPM names a passphrase that cloister-keys seal-passphrase sealed.
+type TPM struct {
+	Sealed string `json:"sealed"`           // the file that it wrote
+	Device string `json:"device,omitempty"` // absent: /dev/tpmrm0
 }
 
 // PKCS11 names a token and where its PIN comes from: exactly one of the three sources.
@@ -140,8 +148,15 @@ func (c Config) Validate() error {
 	if !filepath.IsAbs(c.StateDir) {
 		bad("stateDir", fmt.Sprintf("%q", c.StateDir), "an absolute path")
 	}
-	if sources := given(c.Keystore.PassphraseFile, c.Keystore.PassphraseCredential, c.Keystore.PassphraseFileEnv); sources != 1 {
-		bad("keystore", fmt.Sprintf("%d sources of the passphrase", sources), "one of passphraseFile, passphraseCredential, passphraseFileEnv")
+	sources := given(c.Keystore.PassphraseFile, c.Keystore.PassphraseCredential, c.Keystore.PassphraseFileEnv)
+	if t := c.Keystore.PassphraseTPM; t != nil {
+		sources++
+		if !filepath.IsAbs(t.Sealed) || t.Device != "" && !filepath.IsAbs(t.Device) {
+			bad("keystore.passphraseTPM", fmt.Sprintf("%q, device %q", t.Sealed, t.Device), "absolute paths")
+		}
+	}
+	if sources != 1 {
+		bad("keystore", fmt.Sprintf("%d sources of the passphrase", sources), "one of passphraseFile, passphraseCredential, passphraseFileEnv, passphraseTPM")
 	}
 	for field, path := range map[string]string{"keystore.path": c.Keystore.Path, "keystore.anchor": c.Keystore.Anchor} {
 		if path != "" && !filepath.IsAbs(path) {
@@ -292,7 +307,27 @@ func (c Config) files() keystore.Files {
 
 // passphrase reads the keystore's passphrase.
 func (k Keystore) passphrase(getenv func(string) string) ([]byte, error) {
+	if k.PassphraseTPM != nil {
+		return k.PassphraseTPM.unseal()
+	}
 	return secret("keystore.passphrase", k.PassphraseFile, k.PassphraseCredential, k.PassphraseFileEnv, getenv)
+}
+
+func (t TPM) unseal() (pass []byte, err error) {
+	file, err := os.ReadFile(t.Sealed)
+	if err != nil {
+		return nil, fmt.Errorf("reading keystore.passphraseTPM: %w", err)
+	}
+	device := t.Device
+	if device == "" {
+		device = tpmseal.Device
+	}
+	tpm, err := tpmseal.Open(device)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, tpm.Close()) }()
+	return tpmseal.Unseal(tpm, file)
 }
 
 func (p PKCS11) pin(getenv func(string) string) ([]byte, error) {

@@ -33,6 +33,9 @@ func Start(t testing.TB) *TPM {
 	return s
 }
 
+// Path is the socket by which another program opens this TPM.
+func (s *TPM) Path() string { return filepath.Join(s.dir, "s") }
+
 // Reboot is a power cycle: PCRs are reset, NV and seeds stay.
 func (s *TPM) Reboot() {
 	s.t.Helper()
@@ -56,7 +59,7 @@ func (s *TPM) start() {
 	if err != nil {
 		s.t.Fatal("swtpm is missing: install the package swtpm")
 	}
-	sock := filepath.Join(s.dir, "s")
+	sock := s.Path()
 	_ = os.Remove(sock)
 	log, err := os.Create(filepath.Join(s.dir, "log")) // not a pipe: a child that holds one hangs its parent
 	if err != nil {
