@@ -19,6 +19,7 @@ import (
 	"cloister.dev/cloister/evidence/initdata"
 	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/identity/roles"
+	"cloister.dev/cloister/internal/ratelimit"
 )
 
 // Config is the configuration file of the control plane.
@@ -121,7 +122,7 @@ func (c Config) Validate() error {
 		}
 	}
 	c.Health.validate(bad)
-	for field, r := range map[string]arm.Rate{"rateLimits.reads": c.RateLimits.Reads, "rateLimits.writes": c.RateLimits.Writes, "rateLimits.deletes": c.RateLimits.Deletes} {
+	for field, r := range map[string]ratelimit.Rate{"rateLimits.reads": c.RateLimits.Reads, "rateLimits.writes": c.RateLimits.Writes, "rateLimits.deletes": c.RateLimits.Deletes} {
 		if !r.Valid() {
 			bad(field, fmt.Sprintf("%d at once, %g a second", r.Burst, r.PerSecond), "both positive, or both absent")
 		}

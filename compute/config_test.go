@@ -9,11 +9,11 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"cloister.dev/cloister/compute"
-	"cloister.dev/cloister/compute/arm"
 	"cloister.dev/cloister/evidence/initdata"
 	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/identity/identitytest"
 	"cloister.dev/cloister/identity/roles"
+	"cloister.dev/cloister/internal/ratelimit"
 	"cloister.dev/cloister/internal/tcbfloor"
 )
 
@@ -55,8 +55,8 @@ func TestConfig(t *testing.T) {
 		{"health.minimumTCB", func(c *compute.Config) { c.Health.MinimumTCB = nil }},
 		{"health.minimumTCB", func(c *compute.Config) { c.Health.MinimumTCB = map[string]tcbfloor.Floor{"Zen": {}} }},
 		{"health.minimumTCB.Milan", func(c *compute.Config) { c.Health.MinimumTCB = map[string]tcbfloor.Floor{"Milan": {}} }},
-		{"rateLimits.writes", func(c *compute.Config) { c.RateLimits.Writes = arm.Rate{Burst: 1} }},
-		{"rateLimits.reads", func(c *compute.Config) { c.RateLimits.Reads = arm.Rate{PerSecond: 1} }},
+		{"rateLimits.writes", func(c *compute.Config) { c.RateLimits.Writes = ratelimit.Rate{Burst: 1} }},
+		{"rateLimits.reads", func(c *compute.Config) { c.RateLimits.Reads = ratelimit.Rate{PerSecond: 1} }},
 		{"health.smt", func(c *compute.Config) { c.Health.SMT = "" }},
 		{"health.aliasCheck", func(c *compute.Config) { c.Health.AliasCheck = "true" }},
 		{"health.revocationLists", func(c *compute.Config) { c.Health.RequireRevocationLists = true }},

@@ -4,49 +4,30 @@ import (
 	"math"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
+
+	"cloister.dev/cloister/internal/ratelimit"
 )
 
-// Rate bounds one caller's calls of one sort: Burst at once, then PerSecond. A Burst of zero is no bound.
-type Rate struct {
-	Burst     int     `json:"burst"`
-	PerSecond float64 `json:"perSecond"`
-}
-
-// Rates are the bounds of one caller, each sort on its own as Resource Manager counts them.
+// Rates are the bounds of one caller, each sort on its own as Resource Manager counts them. A burst of zero is no bound.
 type Rates struct {
-	Reads   Rate `json:"reads"`
-	Writes  Rate `json:"writes"` // PUT, PATCH, POST
-	Deletes Rate `json:"deletes"`
-}
-
-// Valid tells whether callers that were throttled can ever go on.
-func (r Rate) Valid() bool {
-	return r.Burst == 0 && r.PerSecond == 0 || r.Burst > 0 && r.PerSecond > 0 && !math.IsInf(r.PerSecond, 0)
+	Reads   ratelimit.Rate `json:"reads"`
+	Writes  ratelimit.Rate `json:"writes"` // PUT, PATCH, POST
+	Deletes ratelimit.Rate `json:"deletes"`
 }
 
 // Limiter counts the calls of this server's callers, who have proved who they are. Several servers count apart.
 type Limiter struct {
-	rates Rates
-
-	mu      sync.Mutex
-	buckets map[bucketKey]bucket
+	rates   Rates
+	buckets *ratelimit.Limiter[bucketKey]
 }
 
 type bucketKey struct{ caller, sort string }
 
-// bucket holds what was left at a time; what has come since is added when it is read.
-type bucket struct {
-	left float64
-	at   time.Time
-}
-
-// maxBuckets is the number from which full buckets are dropped: they say nothing.
-const maxBuckets = 10_000
-
 // NewLimiter makes a limiter.
-func NewLimiter(r Rates) *Limiter { return &Limiter{rates: r, buckets: map[bucketKey]bucket{}} }
+func NewLimiter(r Rates) *Limiter {
+	return &Limiter{rates: r, buckets: ratelimit.New(func(k bucketKey) ratelimit.Rate { return r.of(k.sort) })}
+}
 
 // The sorts of calls, as headers name them.
 const (
@@ -65,7 +46,7 @@ func sortOf(method string) string {
 	return writes
 }
 
-func (r Rates) of(sort string) Rate {
+func (r Rates) of(sort string) ratelimit.Rate {
 	switch sort {
 	case reads:
 		return r.Reads
@@ -82,41 +63,13 @@ func (l *Limiter) Take(caller, method string, now time.Time) (http.Header, error
 	if rate.Burst == 0 {
 		return nil, nil
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.buckets) >= maxBuckets {
-		l.dropFull(now)
-	}
-	key := bucketKey{caller, sort}
-	left := l.left(key, rate, now)
+	left, wait := l.buckets.Take(bucketKey{caller, sort}, now)
 	h := http.Header{}
-	remaining := "x-ms-ratelimit-remaining-subscription-" + sort
-	if left < 1 {
-		wait := int(math.Ceil((1 - left) / rate.PerSecond))
-		h.Set("Retry-After", strconv.Itoa(max(wait, 1)))
-		h.Set(remaining, "0")
-		return h, Errorf(http.StatusTooManyRequests, "TooManyRequests", "The caller has used up its %s: %d at once, then %g a second. Try again after %d seconds.", sort, rate.Burst, rate.PerSecond, max(wait, 1))
+	h.Set("x-ms-ratelimit-remaining-subscription-"+sort, strconv.Itoa(left))
+	if wait > 0 {
+		seconds := int(math.Ceil(wait.Seconds()))
+		h.Set("Retry-After", strconv.Itoa(seconds))
+		return h, Errorf(http.StatusTooManyRequests, "TooManyRequests", "The caller has used up its %s: %d at once, then %g a second. Try again after %d seconds.", sort, rate.Burst, rate.PerSecond, seconds)
 	}
-	left--
-	l.buckets[key] = bucket{left, now}
-	h.Set(remaining, strconv.Itoa(int(left)))
 	return h, nil
-}
-
-func (l *Limiter) left(key bucketKey, rate Rate, now time.Time) float64 {
-	b, ok := l.buckets[key]
-	if !ok {
-		return float64(rate.Burst)
-	}
-	since := max(now.Sub(b.at), 0) // a clock that was set back takes nothing away
-	return min(float64(rate.Burst), b.left+since.Seconds()*rate.PerSecond)
-}
-
-func (l *Limiter) dropFull(now time.Time) {
-	for key := range l.buckets {
-		rate := l.rates.of(key.sort)
-		if l.left(key, rate, now) >= float64(rate.Burst) {
-			delete(l.buckets, key)
-		}
-	}
 }

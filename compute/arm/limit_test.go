@@ -6,11 +6,12 @@ import (
 	"time"
 
 	"cloister.dev/cloister/compute/arm"
+	"cloister.dev/cloister/internal/ratelimit"
 )
 
 func TestLimiter(t *testing.T) {
 	start := time.Unix(1_700_000_000, 0)
-	rates := arm.Rates{Writes: arm.Rate{Burst: 2, PerSecond: 0.5}, Deletes: arm.Rate{Burst: 1, PerSecond: 1}}
+	rates := arm.Rates{Writes: ratelimit.Rate{Burst: 2, PerSecond: 0.5}, Deletes: ratelimit.Rate{Burst: 1, PerSecond: 1}}
 	l := arm.NewLimiter(rates)
 	for i, c := range []struct {
 		caller, method string
@@ -42,19 +43,6 @@ func TestLimiter(t *testing.T) {
 		}
 		if err != nil && arm.AsError(err).Status != http.StatusTooManyRequests {
 			t.Errorf("row %d: %v", i, err)
-		}
-	}
-}
-
-func TestRateValid(t *testing.T) {
-	for _, r := range []arm.Rate{{Burst: -1, PerSecond: 1}, {Burst: 1}, {PerSecond: 1}, {Burst: 1, PerSecond: -1}} {
-		if r.Valid() {
-			t.Errorf("%+v: accepted", r)
-		}
-	}
-	for _, r := range []arm.Rate{{}, {Burst: 1, PerSecond: .1}} {
-		if !r.Valid() {
-			t.Errorf("%+v: refused", r)
 		}
 	}
 }
