@@ -15,7 +15,9 @@ import (
 
 // A caller who asks too much is told when to come back, and what is left is told before.
 func TestCallersAreBounded(t *testing.T) {
-	e := newEnv(t, func(c *compute.Config, _ *compute.Deps) { c.RateLimits.Reads = ratelimit.Rate{Burst: 2, PerSecond: 0.001} })
+	e := newEnv(t, func(c *compute.Config, _ *compute.Deps) {
+		c.RateLimits.Reads = ratelimit.Rate{Burst: 2, PerSecond: 0.001}
+	})
 	const path = "/subscriptions/" + sub + "/resourceGroups"
 	for _, left := range []string{"1", "0"} {
 		if status, out, h := e.call("GET", path, ""); status != 200 || h.Get("x-ms-ratelimit-remaining-subscription-reads") != left {

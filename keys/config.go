@@ -38,6 +38,12 @@ type Config struct {
 	Roles          roles.List  `json:"roles"`
 	Operators      []string    `json:"operators,omitempty"`      // object ids whose policies are marked operator-trusted
 	SoftDeleteDays int         `json:"softDeleteDays,omitempty"` // 7 to 90; absent: 90
+	Throttle       Throttle    `json:"throttle"`
+}
+
+// Throttle bounds what one caller may ask for.
+type Throttle struct {
+	RequestsPer10Seconds int `json:"requestsPer10Seconds,omitempty"` // 1 to 1000000; absent: 4000
 }
 
 // TLS names the files of the server's certificate, which must hold every vault's name.
@@ -184,6 +190,9 @@ func (c Config) Validate() error {
 	}
 	if c.SoftDeleteDays != 0 && (c.SoftDeleteDays < 7 || c.SoftDeleteDays > 90) {
 		bad("softDeleteDays", fmt.Sprint(c.SoftDeleteDays), "7 to 90")
+	}
+	if n := c.Throttle.RequestsPer10Seconds; n < 0 || n > 1_000_000 {
+		bad("throttle.requestsPer10Seconds", fmt.Sprint(n), "1 to 1000000, or absent")
 	}
 	if u, err := url.Parse(c.Identity.SignIn); err != nil || u.Scheme != "https" || u.Host == "" || len(strings.Trim(u.Path, "/")) == 0 || strings.ContainsAny(c.Identity.SignIn, ` "=?#,@`) {
 		bad("identity.signIn", fmt.Sprintf("%q", c.Identity.SignIn), "https://HOST/TENANT without query")

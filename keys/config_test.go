@@ -79,6 +79,12 @@ func TestConfig(t *testing.T) {
 		{"an unknown exception for a token", func(c *keys.Config) {
 			c.Keystore.PKCS11 = &keys.PKCS11{Module: "/m.so", Token: "t", PINFile: "/pin", InMemory: []hsm.InMemory{"all"}}
 		}, "inMemory"},
+		{"fewer requests than none", func(c *keys.Config) { c.Throttle.RequestsPer10Seconds = -1 }, "throttle"},
+		{"too many requests", func(c *keys.Config) { c.Throttle.RequestsPer10Seconds = 1_000_001 }, "throttle"},
+		{"a relative keystore", func(c *keys.Config) { c.Keystore.Path = "keystore" }, "keystore.path"},
+		{"a relative anchor", func(c *keys.Config) { c.Keystore.Anchor = "anchor" }, "keystore.anchor"},
+		{"a relative sealed passphrase", func(c *keys.Config) { c.Keystore = keys.Keystore{PassphraseTPM: &keys.TPM{Sealed: "p"}} }, "passphraseTPM"},
+		{"a passphrase in a file and sealed", func(c *keys.Config) { c.Keystore.PassphraseTPM = &keys.TPM{Sealed: "/p"} }, "sources of the passphrase"},
 		{"too few days", func(c *keys.Config) { c.SoftDeleteDays = 1 }, "softDeleteDays"},
 		{"an unknown role", func(c *keys.Config) {
 			c.Roles = append(c.Roles, roles.Assignment{PrincipalID: "x", Role: "King", Scope: "/"})

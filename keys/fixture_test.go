@@ -283,6 +283,18 @@ func (w *world) call(method, vault, path, bearer, body string) reply {
 	return w.do(req)
 }
 
+// callWith is call with headers of the test's own.
+func (w *world) callWith(method, path, bearer string, h http.Header) reply {
+	w.t.Helper()
+	req, err := http.NewRequestWithContext(w.t.Context(), method, w.url("main")+path, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	req.Header = h
+	req.Header.Set("Authorization", "Bearer "+bearer)
+	return w.do(req)
+}
+
 func (w *world) do(req *http.Request) reply {
 	w.t.Helper()
 	resp, err := w.http.Do(req)

@@ -110,11 +110,15 @@ func New(ctx context.Context, c Config, env Environment, logger *slog.Logger) (_
 	if days == 0 {
 		days = 90
 	}
+	requests := c.Throttle.RequestsPer10Seconds
+	if requests == 0 {
+		requests = api.DefaultRequests
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector())
 	s.api, err = api.New(api.Options{
 		Backend: s.backend, Identity: verifier, Roles: c.Roles, Authorities: authorities, Audit: env.Audit, Signer: signer,
-		Vaults: c.Vaults, Suffix: c.Suffix, SignIn: c.Identity.SignIn, Operators: c.Operators,
+		Vaults: c.Vaults, Suffix: c.Suffix, SignIn: c.Identity.SignIn, Operators: c.Operators, Requests: requests,
 		Retention: time.Duration(days) * 24 * time.Hour, Now: env.Now, Log: logger, Registry: registry,
 	})
 	if err != nil {

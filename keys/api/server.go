@@ -26,6 +26,7 @@ import (
 	"cloister.dev/cloister/evidence/token"
 	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/identity/roles"
+	"cloister.dev/cloister/internal/ratelimit"
 	"cloister.dev/cloister/keys/audit"
 	"cloister.dev/cloister/keys/keystore"
 	"cloister.dev/cloister/keys/release"
@@ -50,6 +51,7 @@ type Options struct {
 	SignIn      string   // https://HOST/TENANT, where clients are sent to sign in
 	Operators   []string // object ids whose release policies are marked operator-trusted
 	Retention   time.Duration
+	Requests    int // of a caller in ten seconds
 	Now         func() time.Time
 	Log         *slog.Logger
 	Registry    prometheus.Registerer
@@ -58,6 +60,7 @@ type Options struct {
 // Server answers requests.
 type Server struct {
 	Options
+	limiter  *ratelimit.Limiter[string]
 	requests *prometheus.CounterVec
 	releases *prometheus.CounterVec
 }
@@ -70,7 +73,10 @@ func New(o Options) (*Server, error) {
 	if o.Backend == nil || o.Identity == nil || o.Audit == nil || o.Signer == nil || o.Now == nil || o.Log == nil || o.Registry == nil {
 		return nil, errors.New("keys api: backend, identity, audit, signer, clock, log and registry are all needed")
 	}
-	s := &Server{Options: o,
+	if o.Requests < 1 {
+		return nil, evidence.Refuse(evidence.CodePolicy, "requests in ten seconds", fmt.Sprint(o.Requests), "at least one")
+	}
+	s := &Server{Options: o, limiter: newLimiter(o.Requests),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cloister_keys_requests_total", Help: "Requests by operation and status."}, []string{"operation", "status"}),
 		releases: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cloister_keys_decisions_total", Help: "Releases, opens and confirmations by outcome."}, []string{"event", "outcome"}),
 	}
@@ -127,6 +133,9 @@ func (c *call) handle(w http.ResponseWriter, r *http.Request) (int, any, error) 
 	if c.caller, err = c.Identity.FromRequest(r, c.Now()); err != nil {
 		c.challenge(w)
 		return 0, nil, &failure{status: http.StatusUnauthorized, code: "Unauthorized", message: "AKV10000: Request is missing a Bearer or PoP token, or it is not valid.", cause: err}
+	}
+	if err := c.throttle(w); err != nil {
+		return 0, nil, err
 	}
 	if c.version, err = apiVersion(r.URL.RawQuery); err != nil {
 		return 0, nil, err
