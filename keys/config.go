@@ -23,13 +23,16 @@ import (
 	"cloister.dev/cloister/keys/keystore"
 	"cloister.dev/cloister/keys/keystore/hsm"
 	"cloister.dev/cloister/keys/keystore/tpmseal"
+	"cloister.dev/cloister/keys/vaults"
 )
 
 // Config is the file that cloister-keys reads. There is no switch that gives keys without evidence.
 type Config struct {
 	Listen         string      `json:"listen"` // host:port
 	TLS            TLS         `json:"tls"`
-	Vaults         []string    `json:"vaults"` // names; each is served as NAME.suffix
+	Vaults         []string    `json:"vaults,omitempty"`   // names; each is served as NAME.suffix
+	Pools          []string    `json:"pools,omitempty"`    // the same for HSM pools
+	TenantID       string      `json:"tenantId,omitempty"` // whose these are; absent: the tenant of the only issuer of sign-in tokens
 	Suffix         string      `json:"suffix"`
 	StateDir       string      `json:"stateDir"` // audit log, signing keys, and the keystore if it has no path
 	Keystore       Keystore    `json:"keystore"`
@@ -39,6 +42,12 @@ type Config struct {
 	Operators      []string    `json:"operators,omitempty"`      // object ids whose policies are marked operator-trusted
 	SoftDeleteDays int         `json:"softDeleteDays,omitempty"` // 7 to 90; absent: 90
 	Throttle       Throttle    `json:"throttle"`
+	Management     *Management `json:"management,omitempty"` // absent: there are no vaults but these
+}
+
+// Management lets a control plane, which has the role Key Vault Contributor at /vaults, make and delete vaults.
+type Management struct {
+	Audiences []string `json:"audiences"` // of the tokens of tenants' callers that it passes on: the control plane's own
 }
 
 // Throttle bounds what one caller may ask for.
@@ -122,7 +131,6 @@ func Load(path string) (Config, error) {
 }
 
 var (
-	vaultForm  = regexp.MustCompile(`^[a-z][a-z0-9-]{1,22}[a-z0-9]$`)
 	suffixForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`)
 )
 
@@ -138,15 +146,21 @@ func (c Config) Validate() error {
 	if c.TLS.Certificate == "" || c.TLS.Key == "" {
 		bad("tls", "no certificate or no key", "both files")
 	}
-	if len(c.Vaults) == 0 {
-		bad("vaults", "none", "at least one name")
+	if len(c.Vaults)+len(c.Pools) == 0 && c.Management == nil {
+		bad("vaults", "none, and no management", "at least one name of a vault or pool, or a control plane that makes them")
 	}
 	seen := map[string]bool{}
-	for _, v := range c.Vaults {
-		if !vaultForm.MatchString(v) || seen[v] {
+	for _, v := range append(slices.Clone(c.Vaults), c.Pools...) {
+		if err := vaults.CheckName(v); err != nil || seen[v] {
 			bad("vaults", v, "names of 3 to 24 lower-case letters, digits and hyphens, each once")
 		}
 		seen[v] = true
+	}
+	if _, err := c.tenant(); err != nil {
+		errs = append(errs, err)
+	}
+	if c.Management != nil && len(c.Management.Audiences) == 0 {
+		bad("management.audiences", "none", "the audiences of tenants' tokens for the control plane")
 	}
 	if !suffixForm.MatchString(c.Suffix) {
 		bad("suffix", fmt.Sprintf("%q", c.Suffix), "a host name in lower case without a port")
@@ -277,10 +291,23 @@ func (c Config) authorities() ([]token.Authority, error) {
 }
 
 func (c Config) verifier() (*identity.Verifier, error) {
-	v := identity.VerifierConfig{Audiences: append([]string{"https://vault.azure.net", "https://managedhsm.azure.net", "https://" + c.Suffix}, c.Identity.Audiences...)}
+	audiences := append([]string{"https://vault.azure.net", "https://managedhsm.azure.net", "https://" + c.Suffix}, c.Identity.Audiences...)
 	if _, port, err := net.SplitHostPort(c.Listen); err == nil {
-		v.Audiences = append(v.Audiences, "https://"+c.Suffix+":"+port)
+		audiences = append(audiences, "https://"+c.Suffix+":"+port)
 	}
+	return c.verifierOf(audiences)
+}
+
+// tenants verifies the tokens that a control plane passes on; nil without one.
+func (c Config) tenants() (*identity.Verifier, error) {
+	if c.Management == nil {
+		return nil, nil
+	}
+	return c.verifierOf(c.Management.Audiences)
+}
+
+func (c Config) verifierOf(audiences []string) (*identity.Verifier, error) {
+	v := identity.VerifierConfig{Audiences: audiences}
 	for i, is := range c.Identity.Issuers {
 		pinned, err := resolveAll(is.Keys)
 		if err != nil {
@@ -289,6 +316,43 @@ func (c Config) verifier() (*identity.Verifier, error) {
 		v.Issuers = append(v.Issuers, identity.IssuerConfig{URL: is.URL, TenantID: is.TenantID, Keys: pinned})
 	}
 	return identity.NewVerifier(v)
+}
+
+// tenant is whose the vaults of the configuration are.
+func (c Config) tenant() (string, error) {
+	if c.TenantID != "" {
+		return c.TenantID, nil
+	}
+	var all []string
+	for _, is := range c.Identity.Issuers {
+		if !slices.Contains(all, is.TenantID) {
+			all = append(all, is.TenantID)
+		}
+	}
+	if len(all) != 1 {
+		return "", evidence.Refuse(evidence.CodeParse, "tenantId", "absent, with issuers of "+fmt.Sprint(len(all))+" tenants", "the tenant whose the vaults are")
+	}
+	return all[0], nil
+}
+
+// declared are the vaults and pools of the configuration. Only the configuration gives access to their keys.
+func (c Config) declared() ([]vaults.Vault, error) {
+	tenant, err := c.tenant()
+	if err != nil {
+		return nil, err
+	}
+	days := c.SoftDeleteDays
+	if days == 0 {
+		days = vaults.MaxRetentionDays
+	}
+	var out []vaults.Vault
+	for _, name := range c.Vaults {
+		out = append(out, vaults.Vault{Name: name, Kind: vaults.KindVault, Tenant: tenant, Roles: true, RetentionDays: days})
+	}
+	for _, name := range c.Pools {
+		out = append(out, vaults.Vault{Name: name, Kind: vaults.KindPool, Tenant: tenant, Roles: true, RetentionDays: days})
+	}
+	return out, nil
 }
 
 // given counts what is not empty.

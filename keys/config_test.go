@@ -61,7 +61,14 @@ func TestConfig(t *testing.T) {
 		{"SVC-03 nobody signs callers in", func(c *keys.Config) { c.Identity.Issuers = nil }, "issuers"},
 		{"sign-in without a tenant", func(c *keys.Config) { c.Identity.SignIn = "https://login.cloister.test" }, "signIn"},
 		{"sign-in that breaks the challenge", func(c *keys.Config) { c.Identity.SignIn = "https://login.cloister.test/t?a=b" }, "signIn"},
-		{"no vault", func(c *keys.Config) { c.Vaults = nil }, "vaults"},
+		{"no vault", func(c *keys.Config) { c.Vaults, c.Pools = nil, nil }, "vaults"},
+		{"a pool of the name of a vault", func(c *keys.Config) { c.Vaults, c.Pools = []string{"abc"}, []string{"abc"} }, "vaults"},
+		{"two tenants and none named", func(c *keys.Config) {
+			second := c.Identity.Issuers[0]
+			second.URL, second.TenantID = "https://other.example", "t2"
+			c.Identity.Issuers = append(c.Identity.Issuers, second)
+		}, "tenantId"},
+		{"a control plane without audiences", func(c *keys.Config) { c.Management = &keys.Management{} }, "management"},
 		{"a vault that is no name", func(c *keys.Config) { c.Vaults = []string{"../x"} }, "vaults"},
 		{"no suffix", func(c *keys.Config) { c.Suffix = "" }, "suffix"},
 		{"a suffix with a port", func(c *keys.Config) { c.Suffix = "vault.test:8" }, "suffix"},

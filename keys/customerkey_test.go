@@ -191,7 +191,7 @@ func TestCustomerKeyRefusals(t *testing.T) {
 		{"SVC-10 a key elsewhere", map[string]string{client.CustomerKeyTag: "https://elsewhere.example/keys/good"}, 400, "must be named"},
 		{"SVC-10 a key with a user", map[string]string{client.CustomerKeyTag: strings.Replace(url, "https://", "https://u@", 1) + "good"}, 400, "must be named"},
 		{"SVC-12 a path that climbs", map[string]string{client.CustomerKeyTag: url + "../keys/good"}, 400, "must be named"},
-		{"SVC-13 a key of another vault here", map[string]string{client.CustomerKeyTag: w.url("other") + "/keys/good"}, 400, "must be named"},
+		{"SVC-13 a key of another vault here", map[string]string{client.CustomerKeyTag: w.url("other") + "/keys/good"}, 403, "no role"},
 		{"a guest-state key", map[string]string{client.CustomerKeyTag: url + "gs-" + otherVM}, 400, "must be named"},
 		{"a key that is not there", map[string]string{client.CustomerKeyTag: url + "none"}, 403, "not there"},
 		{"a version that is not there", map[string]string{client.CustomerKeyTag: url + "good/" + strings.Repeat("0", 32)}, 403, "no version"},

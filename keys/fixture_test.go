@@ -117,7 +117,7 @@ func newWorldWith(t *testing.T, change func(*keys.Config)) *world {
 	officer := "Key Vault Crypto Officer"
 	w.cfg = keys.Config{
 		Listen: srv.Listener.Addr().String(), TLS: keys.TLS{Certificate: "unused", Key: "unused"},
-		Vaults: []string{"main", "other"}, Suffix: suffix, StateDir: dir,
+		Pools: []string{"main", "other"}, Suffix: suffix, StateDir: dir,
 		Keystore:    keys.Keystore{PassphraseFile: pass},
 		Authorities: []keys.Authority{{Issuer: attestURL, Keys: []keys.Key{{KID: "attest-1", PEM: pemOf(t, &w.attest.PublicKey)}}}},
 		Identity: keys.Identity{SignIn: identitytest.Authority + "/" + identitytest.TenantID,

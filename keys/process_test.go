@@ -80,7 +80,7 @@ func newProcessWith(t *testing.T, change func(*keys.Config)) *process {
 	w.cfg.Identity.Audiences = []string{"https://" + suffix + ":" + w.port} // what challenges name, since clients call this port
 	w.cfg.TLS = keys.TLS{Certificate: filepath.Join(dir, "tls.crt"), Key: filepath.Join(dir, "tls.key")}
 	key := rsaKey(t)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"main." + suffix}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{suffix, "*." + suffix}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)

@@ -106,9 +106,13 @@ func New(ctx context.Context, c Config, env Environment, logger *slog.Logger) (_
 			return nil, err
 		}
 	}
-	days := c.SoftDeleteDays
-	if days == 0 {
-		days = 90
+	declared, err := c.declared()
+	if err != nil {
+		return nil, err
+	}
+	tenants, err := c.tenants()
+	if err != nil {
+		return nil, err
 	}
 	requests := c.Throttle.RequestsPer10Seconds
 	if requests == 0 {
@@ -118,8 +122,8 @@ func New(ctx context.Context, c Config, env Environment, logger *slog.Logger) (_
 	registry.MustRegister(collectors.NewGoCollector())
 	s.api, err = api.New(api.Options{
 		Backend: s.backend, Identity: verifier, Roles: c.Roles, Authorities: authorities, Audit: env.Audit, Signer: signer,
-		Vaults: c.Vaults, Suffix: c.Suffix, SignIn: c.Identity.SignIn, Operators: c.Operators, Requests: requests,
-		Retention: time.Duration(days) * 24 * time.Hour, Now: env.Now, Log: logger, Registry: registry,
+		Vaults: declared, Tenants: tenants, Suffix: c.Suffix, SignIn: c.Identity.SignIn, Operators: c.Operators, Requests: requests,
+		Now: env.Now, Log: logger, Registry: registry,
 	})
 	if err != nil {
 		return nil, err
@@ -315,7 +319,7 @@ func Run(ctx context.Context, c Config, logger *slog.Logger) (err error) {
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
 		ErrorLog:  log.New(io.Discard, "", 0), // handshakes that strangers break off say nothing about the service
 	}
-	logger.Info("key keeper listens", "address", l.Addr().String(), "vaults", c.Vaults, "suffix", c.Suffix)
+	logger.Info("key keeper listens", "address", l.Addr().String(), "vaults", c.Vaults, "pools", c.Pools, "suffix", c.Suffix)
 	done := make(chan error, 1)
 	go func() { done <- srv.ServeTLS(l, "", "") }()
 	sweep := time.NewTicker(sweepEvery)

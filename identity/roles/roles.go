@@ -44,6 +44,8 @@ var BuiltIn = []Role{
 		keyVaultKeys + "wrap/action", keyVaultKeys + "unwrap/action", keyVaultKeys + "sign/action", keyVaultKeys + "verify/action"}},
 	{Name: "Key Vault Crypto Service Release User", ID: "08bbd89e-9f13-488c-ac41-acfcb10c90ab", Actions: []string{keyVaultKeys + "release/action"}},
 	{Name: "Key Vault Crypto Service Encryption User", ID: "e147488a-f6f5-4113-8e2d-b22465e65bf6", Actions: []string{keyVaultKeys + "read", keyVaultKeys + "wrap/action", keyVaultKeys + "unwrap/action"}},
+	// Without the keys themselves: in Azure those are data actions.
+	{Name: "Key Vault Contributor", ID: "f25e0fa2-a7c8-4377-a976-54943a77a395", Actions: []string{"Microsoft.KeyVault/*"}, NotActions: []string{keyVaultKeys + "*"}},
 	{Name: "Key Vault Data Access Administrator", ID: "8b54135c-b56d-4d72-a534-26097cfdc8d8", Actions: []string{
 		assignments + "read", assignments + "write", assignments + "delete"}},
 	{Name: "Managed HSM Crypto Officer", ID: "515eb02d-2335-4d2d-92f2-b1cbdf9c3778", Actions: []string{keyVaultKeys + "*"}},
@@ -84,6 +86,11 @@ func (r Role) OnlyKeys() bool {
 		}
 	}
 	return len(r.Actions) > 0
+}
+
+// ServiceEncryption tells whether a role is for services that keep data under a customer's key, and for nothing else.
+func (r Role) ServiceEncryption() bool {
+	return strings.HasSuffix(r.Name, " Crypto Service Encryption User")
 }
 
 // Validate reports every assignment that could never work.

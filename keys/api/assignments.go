@@ -13,6 +13,7 @@ import (
 	"cloister.dev/cloister/identity/roles"
 	"cloister.dev/cloister/internal/failpoint"
 	"cloister.dev/cloister/keys/keystore"
+	"cloister.dev/cloister/keys/vaults"
 )
 
 var afterAssignment = failpoint.New("keys/role-assignments-written")
@@ -47,10 +48,12 @@ type assignmentBody struct {
 }
 
 // assignmentsID is the record that holds them. No vault has an empty name, so no key has this id.
-func assignmentsID(vault string) keystore.ID { return keystore.ID{Name: "roles-" + vault} }
+func assignmentsID(v keystore.VaultID) keystore.ID {
+	return keystore.ID{Vault: keystore.VaultID{Tenant: v.Tenant}, Name: "roles-" + v.Name}
+}
 
-func (c *call) assignments() ([]assignment, error) {
-	k, err := c.Backend.Get(c.req.Context(), assignmentsID(c.vault))
+func (c *call) assignments(v vaults.Vault) ([]assignment, error) {
+	k, err := c.Backend.Get(c.req.Context(), assignmentsID(v.ID()))
 	if errors.Is(err, keystore.ErrNotFound) {
 		return nil, nil
 	}
@@ -71,31 +74,17 @@ func readAssignments(k *keystore.Key) ([]assignment, error) {
 	return out, nil
 }
 
-// allowed tells whether a principal has a role for an action on a scope below the vault: by the configuration, or by an
-// assignment.
-func (c *call) allowed(p *identity.Principal, action, scope string) error {
-	err := c.Roles.Allowed(p, action, scope)
-	if err == nil || !strings.HasPrefix(action, actions) {
-		return err
-	}
-	stored, readErr := c.assignments()
-	if readErr != nil {
-		return readErr
-	}
-	var list roles.List
-	for _, a := range stored {
-		list = append(list, roles.Assignment{PrincipalID: a.PrincipalID, Role: a.Role, Scope: "/vaults/" + c.vault + a.Scope})
-	}
-	return list.Allowed(p, action, scope)
-}
-
-// mayAssign tells whether the caller may read or change role assignments: by the configuration alone.
+// mayAssign tells whether the caller may read or change role assignments: by the configuration, or as the vault's owner or
+// administrator. No assignment gives the right to assign.
 func (c *call) mayAssign(verb string) error {
 	action := manageAssignments + verb
 	if c.caller.Kind == identity.KindVM || c.caller.VMID != "" {
 		return forbidden(action, nil)
 	}
-	if err := c.Roles.Allowed(c.caller, action, "/vaults/"+c.vault); err != nil {
+	if c.vault.Administers(c.caller.ObjectID) {
+		return nil
+	}
+	if err := c.Roles.Allowed(c.caller, action, "/vaults/"+c.vault.Name); err != nil {
 		return forbidden(action, err)
 	}
 	return nil
@@ -158,7 +147,7 @@ func (c *call) listAssignments(scope string) (any, error) {
 	if err := c.mayAssign("read"); err != nil {
 		return nil, err
 	}
-	all, err := c.assignments()
+	all, err := c.assignments(c.vault)
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +168,7 @@ func (c *call) getAssignment(name string) (any, error) {
 	if err := c.mayAssign("read"); err != nil {
 		return nil, err
 	}
-	all, err := c.assignments()
+	all, err := c.assignments(c.vault)
 	if err != nil {
 		return nil, err
 	}
@@ -246,7 +235,7 @@ func (c *call) deleteAssignment(name string) (any, error) {
 
 // changeAssignments writes the record, with its entry in the log first.
 func (c *call) changeAssignments(event string, what assignment, change func([]assignment) ([]assignment, error)) error {
-	id := assignmentsID(c.vault)
+	id := assignmentsID(c.vault.ID())
 	e := c.entry(event, strings.TrimPrefix(what.Scope, "/"))
 	e.Assignment, e.Principal, e.Role = what.Name, what.PrincipalID, what.Role
 	err := c.Backend.Update(c.req.Context(), id, func(k *keystore.Key) (*keystore.Key, error) {

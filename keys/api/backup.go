@@ -10,7 +10,7 @@ import (
 // archive is a backend that can seal a whole key, with its versions, so that only it opens it again.
 type archive interface {
 	Archive(k *keystore.Key) ([]byte, error)
-	Unarchive(vault string, sealed []byte) (*keystore.Key, error)
+	Unarchive(vault keystore.VaultID, sealed []byte) (*keystore.Key, error)
 }
 
 type backupBody struct {
@@ -65,7 +65,7 @@ func (c *call) restore() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	k, err := a.Unarchive(c.vault, raw)
+	k, err := a.Unarchive(c.vault.ID(), raw)
 	if err != nil {
 		return nil, badParameter("the backup is not one of this vault's, or was changed")
 	}

@@ -13,6 +13,7 @@ import (
 	"cloister.dev/cloister/keys/client"
 	"cloister.dev/cloister/keys/keystore"
 	"cloister.dev/cloister/keys/release"
+	"cloister.dev/cloister/keys/vaults"
 )
 
 var afterCreate = failpoint.New("keys/key-created")
@@ -61,6 +62,9 @@ func (c *call) create(name string) (any, error) {
 		}
 	}
 	if err := keystore.CheckSpec(spec); err != nil {
+		return nil, err
+	}
+	if err := c.fits(name, spec); err != nil {
 		return nil, err
 	}
 	v := keystore.Version{Spec: spec, Enabled: true, Tags: in.Tags}
@@ -333,4 +337,12 @@ func (c *call) update(name, version string) (any, error) {
 		return nil, err
 	}
 	return c.bundle(out, changed)
+}
+
+// fits refuses AES keys in a vault: they lie in pools. Guest-state keys may lie in either.
+func (c *call) fits(name string, spec keystore.Spec) error {
+	if spec.Family() == "oct" && c.vault.Kind != vaults.KindPool && !isGuestState(name) {
+		return badParameter("kty " + spec.Kty + ": AES keys lie in HSM pools; this is a vault")
+	}
+	return nil
 }

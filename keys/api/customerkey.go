@@ -10,12 +10,14 @@ import (
 
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/identity"
+	"cloister.dev/cloister/identity/roles"
 	"cloister.dev/cloister/internal/failpoint"
 	"cloister.dev/cloister/keys/audit"
 	"cloister.dev/cloister/keys/client"
 	"cloister.dev/cloister/keys/client/keywrap"
 	"cloister.dev/cloister/keys/customerkey"
 	"cloister.dev/cloister/keys/keystore"
+	"cloister.dev/cloister/keys/vaults"
 )
 
 var (
@@ -27,6 +29,7 @@ const customerRule = "customer-managed key"
 
 // customerRef is what the creator of a guest-state key says about the customer's key that it shall be under.
 type customerRef struct {
+	vault         vaults.Vault // of the same tenant as the guest-state key's
 	name, version string
 	latest        bool
 	identity      string
@@ -45,7 +48,7 @@ func (c *call) customerKeyOf(tags map[string]string) (*customerRef, error) {
 	}
 	ref := &customerRef{identity: c.caller.ObjectID}
 	var err error
-	if ref.name, ref.version, err = c.keyInThisVault(kid); err != nil {
+	if ref.vault, ref.name, ref.version, err = c.keyOfTenant(kid); err != nil {
 		return nil, err
 	}
 	switch rotation := tags[client.CustomerKeyRotationTag]; rotation {
@@ -64,28 +67,41 @@ func (c *call) customerKeyOf(tags map[string]string) (*customerRef, error) {
 	return ref, nil
 }
 
-// keyInThisVault reads a key's URL, with or without a version. Keys of other vaults are refused: nothing here ever calls
-// an address that came in a request.
-func (c *call) keyInThisVault(kid string) (name, version string, err error) {
-	bad := badParameter(fmt.Sprintf("the customer's key must be named as %s/keys/NAME or %s/keys/NAME/VERSION", c.base, c.base))
+// keyOfTenant reads a key's URL, with or without a version: a key of this vault, or of another one of the same tenant
+// here. Other addresses are refused: nothing here ever calls one that came in a request.
+func (c *call) keyOfTenant(kid string) (v vaults.Vault, name, version string, err error) {
+	none := vaults.Vault{}
+	bad := badParameter(fmt.Sprintf("the customer's key must be named as %s/keys/NAME or %s/keys/NAME/VERSION, or so in another vault of the same tenant here", c.base, c.base))
 	u, err := url.Parse(kid)
-	if err != nil || u.Scheme != "https" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || !strings.EqualFold("https://"+u.Host, c.base) {
-		return "", "", bad
+	if err != nil || u.Scheme != "https" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return none, "", "", bad
+	}
+	label, suffix, _ := strings.Cut(u.Host, ".")
+	if !strings.EqualFold(suffix, c.Suffix+c.port) {
+		return none, "", "", bad
+	}
+	found, err := c.vaultNamed(c.req.Context(), label)
+	if err != nil {
+		return none, "", "", err
+	}
+	if found == nil || !found.Live() || found.Tenant != c.vault.Tenant {
+		return none, "", "", bad
 	}
 	parts := strings.Split(strings.Trim(u.Path, "/"), "/")
 	if len(parts) < 2 || len(parts) > 3 || parts[0] != "keys" || !nameForm.MatchString(parts[1]) || isGuestState(parts[1]) {
-		return "", "", bad
+		return none, "", "", bad
 	}
 	if len(parts) == 3 {
 		if version = parts[2]; !versionID.MatchString(version) {
-			return "", "", bad
+			return none, "", "", bad
 		}
 	}
-	return parts[1], version, nil
+	return *found, parts[1], version, nil
 }
 
 // customer is a version of the customer's key that may be used now.
 type customer struct {
+	in      vaults.Vault
 	at      keystore.Address
 	alg     string
 	version *keystore.Version
@@ -94,12 +110,18 @@ type customer struct {
 
 // findCustomer finds the customer's key and says why it can't be used, if so: that is how its owner stops a VM's next
 // start. The role counts of the identity that was named when the guest-state key was put under it.
-func (c *call) findCustomer(name, version, who string) (*customer, error) {
-	field := "customer-managed key " + name
+func (c *call) findCustomer(in vaults.Vault, name, version, who string) (*customer, error) {
+	field := "customer-managed key " + in.Name + "/" + name
 	no := func(got, want string) error {
 		return unattested(evidence.Refuse(evidence.CodePolicy, field, got, want).By(customerRule))
 	}
-	k, err := c.Backend.Get(c.req.Context(), c.id(name))
+	if !in.Live() {
+		return nil, no("in a vault that was deleted", "a vault that is there; recover it and start again")
+	}
+	if err := c.mayServe(in, name, who); err != nil {
+		return nil, no(err.Error(), "Key Vault Crypto Service Encryption User for the encryption set's identity")
+	}
+	k, err := c.Backend.Get(c.req.Context(), keystore.ID{Vault: in.ID(), Name: name})
 	switch {
 	case errors.Is(err, keystore.ErrNotFound):
 		return nil, no("not there, or purged", "the key that the guest-state key is under")
@@ -121,15 +143,50 @@ func (c *call) findCustomer(name, version, who string) (*customer, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, action := range []string{"wrap/action", "unwrap/action"} {
-		if err := c.allowed(&identity.Principal{ObjectID: who}, actions+action, "/vaults/"+c.vault+"/keys/"+name); err != nil {
-			return nil, no("identity "+who+" has no role for "+action, "Key Vault Crypto Service Encryption User for the encryption set's identity")
-		}
-	}
-	return &customer{at: keystore.Address{Key: k.ID, Version: v.ID}, alg: alg, version: v, key: k}, nil
+	return &customer{in: in, at: keystore.Address{Key: k.ID, Version: v.ID}, alg: alg, version: v, key: k}, nil
 }
 
-func (c *call) wrapper(ctx context.Context, with *customer) customerkey.Wrapper {
+// customerOf finds the customer's key that a record names, in a version.
+func (c *call) customerOf(ref keystore.CustomerKey, version string) (*customer, error) {
+	in, err := c.vaultNamed(c.req.Context(), ref.Vault)
+	if err != nil {
+		return nil, err
+	}
+	if in == nil || in.Tenant != c.vault.Tenant {
+		in = &vaults.Vault{Name: ref.Vault, Purging: true} // purged, and perhaps another's by now
+	}
+	return c.findCustomer(*in, ref.Name, version, ref.Identity)
+}
+
+// mayServe tells whether an identity may have a key wrap and unwrap. In another vault it takes the role made for that, by
+// which that vault's owner consented to a key that does nothing else any more.
+func (c *call) mayServe(in vaults.Vault, name, who string) error {
+	for _, action := range []string{"wrap/action", "unwrap/action"} {
+		if c.allowed(in, &identity.Principal{ObjectID: who}, action, name) != nil {
+			return fmt.Errorf("identity %s has no role for %s", who, action)
+		}
+	}
+	if in.ID().Same(c.vault.ID()) || !in.Roles {
+		return nil
+	}
+	all, err := c.rolesIn(in)
+	if err != nil {
+		return err
+	}
+	var service roles.List
+	for _, a := range all {
+		if r, ok := roles.ByName(a.Role); ok && r.ServiceEncryption() {
+			service = append(service, a)
+		}
+	}
+	if service.Allowed(&identity.Principal{ObjectID: who}, actions+"unwrap/action", "/vaults/"+in.Name+"/keys/"+name) != nil {
+		return fmt.Errorf("identity %s has another role", who)
+	}
+	return nil
+}
+
+func (c *call) wrapper(
+	ctx context.Context, with *customer) customerkey.Wrapper {
 	return func(dataKey, associated []byte) (keystore.Sealed, error) {
 		s, err := c.Backend.Encrypt(ctx, with.at, with.version.Material, with.alg, dataKey, keystore.Sealed{AAD: associated})
 		s.AAD = nil // known at each use
@@ -148,11 +205,11 @@ func (c *call) unwrapper(ctx context.Context, with *customer) customerkey.Unwrap
 // from then on that key unwraps for VMs that prove themselves, and for nobody else.
 func (c *call) underCustomerKey(ref customerRef, vmID string) (*keystore.CustomerKey, error) {
 	ctx := c.req.Context()
-	with, err := c.findCustomer(ref.name, ref.version, ref.identity)
+	with, err := c.findCustomer(ref.vault, ref.name, ref.version, ref.identity)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.markServes(ref.name); err != nil {
+	if err := c.markServes(with.key.ID); err != nil {
 		return nil, err
 	}
 	secret := make([]byte, 32)
@@ -164,13 +221,13 @@ func (c *call) underCustomerKey(ref customerRef, vmID string) (*keystore.Custome
 	if err != nil {
 		return nil, err
 	}
-	return &keystore.CustomerKey{Name: with.key.ID.Name, Version: with.version.ID, Latest: ref.latest, Identity: ref.identity, Envelope: e}, nil
+	return &keystore.CustomerKey{Vault: with.in.Name, Name: with.key.ID.Name, Version: with.version.ID, Latest: ref.latest, Identity: ref.identity, Envelope: e}, nil
 }
 
-func (c *call) markServes(name string) error {
-	err := c.Backend.Update(c.req.Context(), c.id(name), func(k *keystore.Key) (*keystore.Key, error) {
+func (c *call) markServes(id keystore.ID) error {
+	err := c.Backend.Update(c.req.Context(), id, func(k *keystore.Key) (*keystore.Key, error) {
 		if k == nil || k.Deleted != nil {
-			return nil, keyNotFound(name)
+			return nil, keyNotFound(id.Name)
 		}
 		k.Serves = true
 		return k, nil
@@ -211,13 +268,13 @@ func (c *call) prepareExport(name string) (exporter, error) {
 		}}, nil
 	}
 	vmID, ref := strings.TrimPrefix(strings.ToLower(k.ID.Name), "gs-"), *k.Customer
-	with, err := c.findCustomer(ref.Name, ref.Version, ref.Identity)
+	with, err := c.customerOf(ref, ref.Version)
 	if err != nil {
 		return exporter{}, err
 	}
 	next := with
 	if newest := with.key.Latest(); ref.Latest && newest.ID != ref.Version {
-		if next, err = c.findCustomer(ref.Name, newest.ID, ref.Identity); err != nil {
+		if next, err = c.customerOf(ref, newest.ID); err != nil {
 			return exporter{}, err
 		}
 	}
@@ -245,7 +302,7 @@ func (c *call) prepareExport(name string) (exporter, error) {
 
 // sameEnvelope refuses a change that was prepared for another state of the record.
 func sameEnvelope(now, before *keystore.CustomerKey) error {
-	if (now == nil) != (before == nil) || now != nil && (now.Version != before.Version || now.Name != before.Name || string(now.Envelope.Data) != string(before.Envelope.Data)) {
+	if (now == nil) != (before == nil) || now != nil && (now.Version != before.Version || now.Name != before.Name || now.Vault != before.Vault || string(now.Envelope.Data) != string(before.Envelope.Data)) {
 		return evidence.Refuse(evidence.CodeUnavailable, "guest-state key", "put under another key at this moment", "no other change; try again")
 	}
 	return nil
@@ -297,50 +354,55 @@ func (c *call) rewrap(vmID, name string, e *audit.Entry) (*rewrapped, error) {
 	if k.GuestState == nil || k.Customer == nil {
 		return nil, badParameter("key " + name + " is not under a customer's key; that is chosen when a VM is created")
 	}
-	ref := customerRef{name: k.Customer.Name, latest: k.Customer.Latest, identity: k.Customer.Identity}
-	if in.CustomerKey != "" {
-		tags := map[string]string{client.CustomerKeyTag: in.CustomerKey, client.CustomerKeyRotationTag: in.Rotation, client.CustomerKeyIdentityTag: in.Identity}
-		asked, err := c.customerKeyOf(tags)
-		if err != nil {
-			return nil, err
-		}
-		ref = *asked
-	}
 	ctx := c.req.Context()
-	from, err := c.findCustomer(k.Customer.Name, k.Customer.Version, k.Customer.Identity)
+	from, err := c.customerOf(*k.Customer, k.Customer.Version)
 	if err != nil {
 		return nil, err
 	}
-	to, err := c.findCustomer(ref.name, ref.version, ref.identity)
+	to, ref, err := c.rewrapTo(*k.Customer, in)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.markServes(ref.name); err != nil {
+	if err := c.markServes(to.key.ID); err != nil {
 		return nil, err
 	}
 	envelope, err := customerkey.Rewrap(vmID, k.Customer.Envelope, c.unwrapper(ctx, from), c.wrapper(ctx, to))
 	if err != nil {
 		return nil, err
 	}
-	next := &keystore.CustomerKey{Name: to.key.ID.Name, Version: to.version.ID, Latest: ref.latest, Identity: ref.identity, Envelope: envelope}
+	next := &keystore.CustomerKey{Vault: to.in.Name, Name: to.key.ID.Name, Version: to.version.ID, Latest: ref.latest, Identity: ref.identity, Envelope: envelope}
 	if err := c.replaceEnvelope(name, k.Customer, next, func() error { return c.granted(*e) }); err != nil {
 		return nil, err
 	}
-	out := &rewrapped{VMID: vmID, CustomerKey: c.kid(to.key, to.version)}
+	out := &rewrapped{VMID: vmID, CustomerKey: c.baseOf(to.in.Name) + "/keys/" + to.key.ID.Name + "/" + to.version.ID}
 	if next.Latest {
 		out.Rotation = "latest"
 	}
 	return out, nil
 }
 
+// rewrapTo finds the key that a rewrap asks for: the one it names, or the newest version of the present one.
+func (c *call) rewrapTo(now keystore.CustomerKey, in rewrapBody) (*customer, customerRef, error) {
+	if in.CustomerKey == "" {
+		to, err := c.customerOf(now, "")
+		return to, customerRef{latest: now.Latest, identity: now.Identity}, err
+	}
+	asked, err := c.customerKeyOf(map[string]string{client.CustomerKeyTag: in.CustomerKey, client.CustomerKeyRotationTag: in.Rotation, client.CustomerKeyIdentityTag: in.Identity})
+	if err != nil {
+		return nil, customerRef{}, err
+	}
+	to, err := c.findCustomer(asked.vault, asked.name, asked.version, asked.identity)
+	return to, *asked, err
+}
+
 // follow puts a guest-state key that follows its customer's key under the newest version, if it is not there yet.
 func (c *call) follow(k *keystore.Key) error {
 	ctx, ref := c.req.Context(), k.Customer
-	from, err := c.findCustomer(ref.Name, ref.Version, ref.Identity)
+	from, err := c.customerOf(*ref, ref.Version)
 	if err != nil || from.key.Latest().ID == ref.Version {
 		return err
 	}
-	to, err := c.findCustomer(ref.Name, "", ref.Identity)
+	to, err := c.customerOf(*ref, "")
 	if err != nil {
 		return err
 	}
@@ -350,7 +412,7 @@ func (c *call) follow(k *keystore.Key) error {
 	if next.Envelope, err = customerkey.Rewrap(vmID, ref.Envelope, c.unwrapper(ctx, from), c.wrapper(ctx, to)); err != nil {
 		return err
 	}
-	e := audit.Entry{Event: "rewrap", RequestID: c.requestID, Vault: c.vault, Key: k.ID.Name, Version: to.version.ID, VMID: vmID}
+	e := audit.Entry{Event: "rewrap", RequestID: c.requestID, Vault: c.vault.Name, Key: k.ID.Name, Version: to.version.ID, VMID: vmID}
 	return c.replaceEnvelope(k.ID.Name, ref, &next, func() error { return c.granted(e) })
 }
 

@@ -89,7 +89,7 @@ func (c *call) failure(err error) (int, any) {
 	if c.caller != nil {
 		caller = c.caller.ObjectID
 	}
-	level("request refused", "requestId", c.requestID, "operation", c.operation, "vault", c.vault, "caller", caller, "status", f.status, "error", err)
+	level("request refused", "requestId", c.requestID, "operation", c.operation, "vault", c.vault.Name, "caller", caller, "status", f.status, "error", err)
 	e := client.Error{Code: f.code, Message: f.message}
 	if f.inner != "" || f.refusal != nil {
 		e.Inner = &client.InnerError{Code: f.inner, Cloister: f.refusal}

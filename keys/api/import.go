@@ -58,6 +58,9 @@ func (c *call) importKey(name string) (any, error) {
 		return nil, err
 	}
 	defer clear(plain)
+	if err := c.fits(name, spec); err != nil {
+		return nil, err
+	}
 	v := keystore.Version{Spec: spec, Enabled: true, Tags: in.Tags}
 	if err := c.apply(&v, in.Key.KeyOps, in.Attributes, in.Tags); err != nil {
 		return nil, err

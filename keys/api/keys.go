@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -80,7 +81,7 @@ func (c *call) listed(keep func(*keystore.Key) bool) ([]*keystore.Key, []string,
 	if err := c.may("read", ""); err != nil {
 		return nil, nil, err
 	}
-	all, err := c.Backend.List(c.req.Context(), c.vault)
+	all, err := c.Backend.List(c.req.Context(), c.vault.ID())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -141,7 +142,7 @@ func (c *call) remove(name string) (any, error) {
 			return nil, keyNotFound(name)
 		}
 		now := c.Now().UTC().Truncate(time.Second)
-		k.Deleted = &keystore.Deleted{At: now, Purge: now.Add(c.Retention)}
+		k.Deleted = &keystore.Deleted{At: now, Purge: now.Add(c.vault.Retention())}
 		out = k
 		return k, nil
 	})
@@ -169,6 +170,9 @@ func (c *call) getDeleted(name string) (any, error) {
 func (c *call) purge(name string) error {
 	if err := c.may("purge/action", name); err != nil {
 		return err
+	}
+	if c.vault.PurgeProtection {
+		return &failure{status: http.StatusForbidden, code: "Forbidden", inner: "ForbiddenByPolicy", message: "Operation \"purge\" is not allowed because purge protection is enabled for this vault. Key Vault service will automatically purge it after the retention period has passed.\r\nVault: " + c.vault.Name}
 	}
 	return c.Backend.Update(c.req.Context(), c.id(name), func(k *keystore.Key) (*keystore.Key, error) {
 		if k == nil || k.Deleted == nil {
@@ -208,13 +212,17 @@ func (c *call) recoverKey(name string) (any, error) {
 // Sweep does what is due: rotations that policies ask for, and the destruction of keys whose time as deleted keys is over.
 func (s *Server) Sweep(ctx context.Context) error {
 	now := s.Now()
-	for _, vault := range s.Vaults {
-		all, err := s.Backend.List(ctx, vault)
+	live, err := s.sweepVaults(ctx)
+	if err != nil {
+		return err
+	}
+	for _, vault := range live {
+		all, err := s.Backend.List(ctx, vault.ID())
 		if err != nil {
 			return err
 		}
 		if err := s.rotateDue(ctx, vault, all); err != nil {
-			s.Log.Error("rotation", "vault", vault, "error", err)
+			s.Log.Error("rotation", "vault", vault.Name, "error", err)
 		}
 		for _, k := range all {
 			if k.Deleted == nil || now.Before(k.Deleted.Purge) {

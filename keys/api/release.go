@@ -130,7 +130,7 @@ func (c *call) answer(k *keystore.Key, v *keystore.Version, form keywrap.Form, w
 }
 
 func (c *call) entry(event, name string) audit.Entry {
-	return audit.Entry{Event: event, RequestID: c.requestID, Vault: c.vault, Key: name, Caller: c.caller.ObjectID, VMID: c.caller.VMID}
+	return audit.Entry{Event: event, RequestID: c.requestID, Vault: c.vault.Name, Key: name, Caller: c.caller.ObjectID, VMID: c.caller.VMID}
 }
 
 // granted writes the entry of a release. Its error keeps the answer back.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cloister.dev/cloister/keys/keystore"
+	"cloister.dev/cloister/keys/vaults"
 )
 
 // The rotation policy of a key, in Key Vault's form. It really runs: Sweep makes the new versions.
@@ -232,13 +233,13 @@ func nextVersion(k *keystore.Key, now time.Time) (keystore.Version, error) {
 }
 
 // background is a call that the service makes by itself, for a vault.
-func (s *Server) background(ctx context.Context, vault string) *call {
-	return &call{Server: s, req: (&http.Request{}).WithContext(ctx), vault: strings.ToLower(vault), requestID: "background", operation: "background"}
+func (s *Server) background(ctx context.Context, vault vaults.Vault) *call {
+	return &call{Server: s, req: (&http.Request{}).WithContext(ctx), vault: vault, requestID: "background", operation: "background"}
 }
 
 // rotateDue makes the versions that rotation policies ask for, and puts guest-state keys that follow a customer's key under its
 // newest version. One that fails doesn't keep the others: they are tried again the next time.
-func (s *Server) rotateDue(ctx context.Context, vault string, keys []*keystore.Key) error {
+func (s *Server) rotateDue(ctx context.Context, vault vaults.Vault, keys []*keystore.Key) error {
 	var errs []error
 	c := s.background(ctx, vault)
 	for _, k := range keys {

@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"strings"
 
-	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/keys/keystore"
 )
 
@@ -164,21 +163,4 @@ func (c *call) routeDeleted(p []string) (int, any, error) {
 	return 0, nil, &failure{status: http.StatusNotFound, code: "NotFound", message: "There is nothing at this path for this method."}
 }
 
-func (c *call) id(name string) keystore.ID { return keystore.ID{Vault: c.vault, Name: name} }
-
-// may tells whether the caller's roles allow an action on a key, or on the vault where name is empty. A VM's
-// identity has no role but that to its own guest state, whatever is assigned to it.
-func (c *call) may(action, name string) error {
-	action = actions + action
-	scope := "/vaults/" + c.vault
-	if name != "" {
-		scope += "/keys/" + name
-	}
-	if c.caller.Kind == identity.KindVM || c.caller.VMID != "" {
-		return forbidden(action, nil)
-	}
-	if err := c.allowed(c.caller, action, scope); err != nil {
-		return forbidden(action, err)
-	}
-	return nil
-}
+func (c *call) id(name string) keystore.ID { return keystore.ID{Vault: c.vault.ID(), Name: name} }

@@ -30,6 +30,7 @@ import (
 	"cloister.dev/cloister/keys/audit"
 	"cloister.dev/cloister/keys/keystore"
 	"cloister.dev/cloister/keys/release"
+	"cloister.dev/cloister/keys/vaults"
 )
 
 // maxBody bounds a request's body, in bytes: the largest holds one attestation token.
@@ -46,12 +47,12 @@ type Options struct {
 	Authorities []token.Authority // the verifiers whose tokens count
 	Audit       Auditor
 	Signer      *release.Signer
-	Vaults      []string // names; a vault is served as NAME.Suffix
+	Vaults      []vaults.Vault     // of the configuration; a vault is served as NAME.Suffix
+	Tenants     *identity.Verifier // of the tokens that a control plane passes on; nil: there are no vaults but those of the configuration
 	Suffix      string
 	SignIn      string   // https://HOST/TENANT, where clients are sent to sign in
 	Operators   []string // object ids whose release policies are marked operator-trusted
-	Retention   time.Duration
-	Requests    int // of a caller in ten seconds
+	Requests    int      // of a caller in ten seconds
 	Now         func() time.Time
 	Log         *slog.Logger
 	Registry    prometheus.Registerer
@@ -92,8 +93,9 @@ func New(o Options) (*Server, error) {
 type call struct {
 	*Server
 	req       *http.Request
-	vault     string
+	vault     vaults.Vault
 	base      string // https://HOST[:PORT] as the client wrote it: key ids repeat it
+	port      string // ":PORT" as the client wrote it, or nothing
 	caller    *identity.Principal
 	version   string // api-version
 	body      []byte
@@ -126,15 +128,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 var requestIDForm = regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`)
 
 func (c *call) handle(w http.ResponseWriter, r *http.Request) (int, any, error) {
-	if err := c.findVault(r.Host); err != nil {
+	name, err := c.hostName(r.Host)
+	if err != nil {
 		return 0, nil, err
 	}
-	var err error
-	if c.caller, err = c.Identity.FromRequest(r, c.Now()); err != nil {
-		c.challenge(w)
-		return 0, nil, &failure{status: http.StatusUnauthorized, code: "Unauthorized", message: "AKV10000: Request is missing a Bearer or PoP token, or it is not valid.", cause: err}
+	if name == "" {
+		return c.manage(w, r)
 	}
-	if err := c.throttle(w); err != nil {
+	if err := c.findVault(name); err != nil {
+		return 0, nil, err
+	}
+	if err := c.authenticate(w, r); err != nil {
+		return 0, nil, err
+	}
+	if err := c.ofTenant(w); err != nil {
 		return 0, nil, err
 	}
 	if c.version, err = apiVersion(r.URL.RawQuery); err != nil {
@@ -146,22 +153,63 @@ func (c *call) handle(w http.ResponseWriter, r *http.Request) (int, any, error) 
 	return c.route()
 }
 
-// findVault finds the vault that the host name names. No other header says anything about it.
-func (c *call) findVault(host string) error {
-	name, port := host, ""
+// hostName reads the name of a vault from the host name, or "" from the bare suffix. No other header says anything about it.
+func (c *call) hostName(host string) (string, error) {
+	name := host
 	if h, p, err := net.SplitHostPort(host); err == nil {
-		name, port = h, ":"+p
+		name, c.port = h, ":"+p
 	}
-	if !hostForm.MatchString(name + port) {
-		return &failure{status: http.StatusBadRequest, code: "BadParameter", message: "The Host header is not a vault's name."}
+	if !hostForm.MatchString(name + c.port) {
+		return "", &failure{status: http.StatusBadRequest, code: "BadParameter", message: "The Host header is not a vault's name."}
 	}
-	for _, v := range c.Vaults {
-		if strings.EqualFold(name, v+"."+c.Suffix) {
-			c.vault, c.base = strings.ToLower(v), "https://"+name+port
-			return nil
-		}
+	c.base = "https://" + name + c.port
+	if strings.EqualFold(name, c.Suffix) {
+		return "", nil
 	}
+	label, suffix, _ := strings.Cut(name, ".")
+	if !strings.EqualFold(suffix, c.Suffix) {
+		return "", noVault()
+	}
+	return label, nil
+}
+
+func noVault() error {
 	return &failure{status: http.StatusNotFound, code: "VaultNotFound", message: "No vault is served under this host name."}
+}
+
+func (c *call) findVault(name string) error {
+	v, err := c.vaultNamed(c.req.Context(), name)
+	if err != nil {
+		return err
+	}
+	if v == nil || !v.Live() {
+		return noVault()
+	}
+	c.vault = *v
+	return nil
+}
+
+// baseOf is the URL of a vault, with the port that the client used and without a final slash.
+func (c *call) baseOf(vault string) string { return "https://" + vault + "." + c.Suffix + c.port }
+
+func (c *call) authenticate(w http.ResponseWriter, r *http.Request) (err error) {
+	if c.caller, err = c.Identity.FromRequest(r, c.Now()); err != nil {
+		c.challenge(w)
+		return &failure{status: http.StatusUnauthorized, code: "Unauthorized", message: "AKV10000: Request is missing a Bearer or PoP token, or it is not valid.", cause: err}
+	}
+	return c.throttle(w)
+}
+
+// ofTenant keeps callers of other tenants from a vault, whatever roles somebody gave them. The identity of a VM may be of
+// another tenant than a vault that its owner runs: it opens its own guest state, for which it proves itself, and nothing
+// else.
+func (c *call) ofTenant(w http.ResponseWriter) error {
+	if c.caller.Kind == identity.KindVM || c.caller.TenantID == c.vault.Tenant {
+		return nil
+	}
+	c.challenge(w)
+	return &failure{status: http.StatusUnauthorized, code: "Unauthorized", message: "AKV10032: Invalid issuer. Expected one of https://sts.windows.net/" + c.vault.Tenant + "/, found https://sts.windows.net/" + c.caller.TenantID + "/.",
+		cause: evidence.Refuse(evidence.CodeAuthz, "token tid", c.caller.TenantID, c.vault.Tenant)}
 }
 
 var hostForm = regexp.MustCompile(`^[0-9A-Za-z.-]{1,253}(:[0-9]{1,5})?$`)
@@ -169,11 +217,7 @@ var hostForm = regexp.MustCompile(`^[0-9A-Za-z.-]{1,253}(:[0-9]{1,5})?$`)
 // challenge tells a client where to sign in and for which audience. Azure's clients split it at blanks and
 // equals signs, and compare the resource, with the port, with the host they called.
 func (c *call) challenge(w http.ResponseWriter) {
-	port := ""
-	if _, p, err := net.SplitHostPort(strings.TrimPrefix(c.base, "https://")); err == nil {
-		port = ":" + p
-	}
-	w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer authorization="%s", resource="https://%s%s"`, c.SignIn, c.Suffix, port))
+	w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer authorization="%s", resource="https://%s%s"`, c.SignIn, c.Suffix, c.port))
 }
 
 var versionForm = regexp.MustCompile(`^(7\.[0-9]{1,2}|20[0-9]{2}-[0-9]{2}-[0-9]{2})(-preview(\.[0-9]{1,2})?)?$`)

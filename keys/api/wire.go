@@ -132,7 +132,14 @@ func (c *call) attributes(k *keystore.Key, v *keystore.Version) attributes {
 		return &n
 	}
 	return attributes{Enabled: &v.Enabled, NotBefore: seconds(v.NotBefore), Expires: seconds(v.Expires), Created: seconds(&v.Created), Updated: seconds(&v.Updated),
-		Exportable: &k.Exportable, RecoveryLevel: "Recoverable+Purgeable", RecoveryDays: int(c.Retention / (24 * time.Hour))}
+		Exportable: &k.Exportable, RecoveryLevel: c.recoveryLevel(), RecoveryDays: c.vault.RetentionDays}
+}
+
+func (c *call) recoveryLevel() string {
+	if c.vault.PurgeProtection {
+		return "Recoverable"
+	}
+	return "Recoverable+Purgeable"
 }
 
 func (c *call) jwk(k *keystore.Key, v *keystore.Version) (*jwk, error) {

@@ -25,7 +25,7 @@ func TestSealOpenRewrap(t *testing.T) {
 				t.Fatal(err)
 			}
 			version := func(id string) (Wrapper, Unwrapper) {
-				at := keystore.Address{Key: keystore.ID{Vault: "v", Name: "customer"}, Version: id}
+				at := keystore.Address{Key: keystore.ID{Vault: keystore.VaultID{Tenant: "t", Name: "v"}, Name: "customer"}, Version: id}
 				m, err := b.Generate(t.Context(), at, spec)
 				if err != nil {
 					t.Fatal(err)

@@ -21,12 +21,28 @@ import (
 // ErrNotFound says that there is no such record.
 var ErrNotFound = errors.New("no such key")
 
-// ID names a key. Vault and name have no case: they are lower-cased when used as a name.
-type ID struct{ Vault, Name string }
+// VaultID names a vault of a tenant: every record is stored, and its material sealed, under both. Neither has case.
+type VaultID struct {
+	Tenant string `json:"tenant,omitempty"`
+	Name   string `json:"name,omitempty"`
+}
+
+func (v VaultID) folded() string { return strings.ToLower(v.Tenant) + "/" + strings.ToLower(v.Name) }
+
+func (v VaultID) String() string { return v.folded() }
+
+// Same tells whether two ids name one vault.
+func (v VaultID) Same(w VaultID) bool { return v.folded() == w.folded() }
+
+// ID names a key. It has no case: it is lower-cased when used as a name.
+type ID struct {
+	Vault VaultID
+	Name  string
+}
 
 func (id ID) String() string { return id.folded() }
 
-func (id ID) folded() string { return strings.ToLower(id.Vault) + "/" + strings.ToLower(id.Name) }
+func (id ID) folded() string { return id.Vault.folded() + "/" + strings.ToLower(id.Name) }
 
 // Key is a key with all its versions, and what belongs to the key as a whole.
 type Key struct {
@@ -105,8 +121,9 @@ type Approval struct {
 	At         time.Time `json:"at"`
 }
 
-// CustomerKey says which of the customer's keys a guest-state key is under, in the same vault.
+// CustomerKey says which of the customer's keys a guest-state key is under: in any vault of the same tenant.
 type CustomerKey struct {
+	Vault    string   `json:"vault"`
 	Name     string   `json:"name"`
 	Version  string   `json:"version"`
 	Latest   bool     `json:"latest,omitempty"` // follow new versions
@@ -152,7 +169,7 @@ type Change func(old *Key) (*Key, error)
 // is durable. Records are authenticated: what was not written by this backend under its key is refused when read.
 type Backend interface {
 	Get(ctx context.Context, id ID) (*Key, error)
-	List(ctx context.Context, vault string) ([]*Key, error) // in order of name
+	List(ctx context.Context, vault VaultID) ([]*Key, error) // in order of name
 	Update(ctx context.Context, id ID, change Change) error
 
 	Generate(ctx context.Context, at Address, spec Spec) (Material, error)

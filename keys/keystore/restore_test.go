@@ -29,7 +29,7 @@ func newShelf(t *testing.T, changes int) *shelf {
 	return s
 }
 
-var guestKey = keystore.ID{Vault: "v", Name: "gs"}
+var guestKey = keystore.ID{Vault: keystore.VaultID{Tenant: "t", Name: "v"}, Name: "gs"}
 
 // change writes one record, in a process of its own.
 func (s *shelf) change(confirmed uint64) {
@@ -238,13 +238,13 @@ func TestHD08EachByteOfAStoreCounts(t *testing.T) {
 	}
 	version := []keystore.Version{{ID: "1", Material: keystore.Material{Handle: []byte("handle")}}}
 	for _, k := range []*keystore.Key{
-		{ID: keystore.ID{Vault: "v", Name: "key"}, Versions: version, Policy: &keystore.Policy{Data: []byte("{}")}},
-		{ID: keystore.ID{Vault: "v", Name: "serves"}, Versions: version, Serves: true},
-		{ID: keystore.ID{Vault: "v", Name: "gone"}, Deleted: &keystore.Deleted{}},
-		{ID: keystore.ID{Vault: "v", Name: "gs-1"}, Versions: version, GuestState: &keystore.GuestState{Confirmed: 4, Pending: &keystore.Pending{Generation: 5}}},
-		{ID: keystore.ID{Vault: "v", Name: "gs-2"}, GuestState: &keystore.GuestState{Approval: &keystore.Approval{Generation: 3, By: "owner"}}},
-		{ID: keystore.ID{Vault: "v", Name: "gs-3"}, GuestState: &keystore.GuestState{}, Customer: &keystore.CustomerKey{Name: "serves", Version: "1"}},
-		{ID: keystore.ID{Vault: "v", Name: "gs-4"}, Destroyed: true},
+		{ID: keystore.ID{Vault: keystore.VaultID{Tenant: "t", Name: "v"}, Name: "key"}, Versions: version, Policy: &keystore.Policy{Data: []byte("{}")}},
+		{ID: keystore.ID{Vault: keystore.VaultID{Tenant: "t", Name: "v"}, Name: "serves"}, Versions: version, Serves: true},
+		{ID: keystore.ID{Vault: keystore.VaultID{Tenant: "t", Name: "v"}, Name: "gone"}, Deleted: &keystore.Deleted{}},
+		{ID: keystore.ID{Vault: keystore.VaultID{Tenant: "t", Name: "v"}, Name: "gs-1"}, Versions: version, GuestState: &keystore.GuestState{Confirmed: 4, Pending: &keystore.Pending{Generation: 5}}},
+		{ID: keystore.ID{Vault: keystore.VaultID{Tenant: "t", Name: "v"}, Name: "gs-2"}, GuestState: &keystore.GuestState{Approval: &keystore.Approval{Generation: 3, By: "owner"}}},
+		{ID: keystore.ID{Vault: keystore.VaultID{Tenant: "t", Name: "v"}, Name: "gs-3"}, GuestState: &keystore.GuestState{}, Customer: &keystore.CustomerKey{Name: "serves", Version: "1"}},
+		{ID: keystore.ID{Vault: keystore.VaultID{Tenant: "t", Name: "v"}, Name: "gs-4"}, Destroyed: true},
 		{ID: keystore.ID{Name: "roles-v"}, Extra: map[string][]byte{"roleAssignments": []byte("[]")}},
 		{ID: keystore.ID{Name: "response-key"}, Versions: version},
 	} {

@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -254,12 +253,12 @@ func (s *Software) Get(_ context.Context, id ID) (*Key, error) {
 }
 
 // List reads the records of one vault.
-func (s *Software) List(_ context.Context, vault string) ([]*Key, error) {
+func (s *Software) List(_ context.Context, vault VaultID) ([]*Key, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var out []*Key
 	for _, k := range s.keys {
-		if strings.EqualFold(k.ID.Vault, vault) {
+		if k.ID.Vault.Same(vault) {
 			out = append(out, k.Clone())
 		}
 	}
@@ -378,12 +377,12 @@ func (s *Software) Archive(k *Key) ([]byte, error) {
 		return nil, err
 	}
 	defer clear(plain)
-	return seal(s.seal.file, plain, []byte(archived+strings.ToLower(k.ID.Vault)))
+	return seal(s.seal.file, plain, []byte(archived+k.ID.Vault.folded()))
 }
 
 // Unarchive opens what Archive sealed for a vault.
-func (s *Software) Unarchive(vault string, sealed []byte) (*Key, error) {
-	plain, err := unseal(s.seal.file, sealed, []byte(archived+strings.ToLower(vault)))
+func (s *Software) Unarchive(vault VaultID, sealed []byte) (*Key, error) {
+	plain, err := unseal(s.seal.file, sealed, []byte(archived+vault.folded()))
 	if err != nil {
 		return nil, err
 	}
@@ -392,7 +391,7 @@ func (s *Software) Unarchive(vault string, sealed []byte) (*Key, error) {
 	if err := json.Unmarshal(plain, &k); err != nil {
 		return nil, fmt.Errorf("reading a backup: %w", err)
 	}
-	if !strings.EqualFold(k.ID.Vault, vault) {
+	if !k.ID.Vault.Same(vault) {
 		return nil, fmt.Errorf("a backup of vault %s for vault %s", k.ID.Vault, vault)
 	}
 	return &k, nil

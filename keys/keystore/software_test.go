@@ -31,7 +31,7 @@ func TestSoftware(t *testing.T) {
 func TestSoftwareRefuses(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "keystore")
-	id := keystore.ID{Vault: "v", Name: "secret-name"}
+	id := keystore.ID{Vault: keystore.VaultID{Tenant: "t", Name: "v"}, Name: "secret-name"}
 	s, err := keystore.OpenSoftware(keystore.In(path), passphrase, cheap)
 	if err != nil {
 		t.Fatal(err)
@@ -120,7 +120,7 @@ func TestSoftwareWriteFails(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	id := keystore.ID{Vault: "v", Name: "k"}
+	id := keystore.ID{Vault: keystore.VaultID{Tenant: "t", Name: "v"}, Name: "k"}
 	put := func(*keystore.Key) (*keystore.Key, error) { return &keystore.Key{ID: id}, nil }
 	if err := os.Mkdir(path+".new", 0o700); err != nil {
 		t.Fatal(err)

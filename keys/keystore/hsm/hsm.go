@@ -56,7 +56,7 @@ var Known = []InMemory{OAEPPadding, ReleaseWrapping}
 // Records is what keeps the records: all of a Backend but its material.
 type Records interface {
 	Get(ctx context.Context, id keystore.ID) (*keystore.Key, error)
-	List(ctx context.Context, vault string) ([]*keystore.Key, error)
+	List(ctx context.Context, vault keystore.VaultID) ([]*keystore.Key, error)
 	Update(ctx context.Context, id keystore.ID, change keystore.Change) error
 	Epoch() uint64
 	Close() error

@@ -101,7 +101,7 @@ func TestMaterialOfARemovedKeyIsDestroyed(t *testing.T) {
 	token := softhsmtest.New(t)
 	b := open(t, token, filepath.Join(t.TempDir(), "records"))
 	defer b.Close()
-	id := keystore.ID{Vault: "v", Name: "k"}
+	id := keystore.ID{Vault: keystore.VaultID{Tenant: "t", Name: "v"}, Name: "k"}
 	key := &keystore.Key{ID: id}
 	for _, version := range []string{"1", "2"} {
 		m, err := b.Generate(t.Context(), keystore.Address{Key: id, Version: version}, keystore.Spec{Kty: "RSA-HSM", Bits: 2048})
@@ -139,7 +139,7 @@ func TestNothingLeavesInClear(t *testing.T) {
 	token := softhsmtest.New(t)
 	b := open(t, token, filepath.Join(t.TempDir(), "records"))
 	defer b.Close()
-	at := keystore.Address{Key: keystore.ID{Vault: "v", Name: "k"}, Version: "1"}
+	at := keystore.Address{Key: keystore.ID{Vault: keystore.VaultID{Tenant: "t", Name: "v"}, Name: "k"}, Version: "1"}
 	for _, spec := range []keystore.Spec{{Kty: "RSA-HSM", Bits: 2048}, {Kty: "oct-HSM", Bits: 256}} {
 		m, err := b.Generate(t.Context(), at, spec)
 		if err != nil {

@@ -25,7 +25,7 @@ import (
 func Run(t *testing.T, reopen func(t *testing.T) keystore.Backend) {
 	ctx := t.Context()
 	b := reopen(t)
-	id := keystore.ID{Vault: "v", Name: "Key"}
+	id := keystore.ID{Vault: keystore.VaultID{Tenant: "t", Name: "v"}, Name: "Key"}
 	put := func(k *keystore.Key) keystore.Change {
 		return func(*keystore.Key) (*keystore.Key, error) { return k, nil }
 	}
@@ -34,7 +34,7 @@ func Run(t *testing.T, reopen func(t *testing.T) keystore.Backend) {
 			t.Errorf("a key that is not there: %v", err)
 		}
 		must(t, b.Update(ctx, id, put(&keystore.Key{ID: id, GuestState: &keystore.GuestState{Confirmed: 1}})))
-		k, err := b.Get(ctx, keystore.ID{Vault: "V", Name: "kEY"})
+		k, err := b.Get(ctx, keystore.ID{Vault: keystore.VaultID{Tenant: "t", Name: "V"}, Name: "kEY"})
 		if err != nil || k.ID != id {
 			t.Fatalf("names have no case, and keep it: %v %v", k, err)
 		}
@@ -42,17 +42,17 @@ func Run(t *testing.T, reopen func(t *testing.T) keystore.Backend) {
 		if again, err := b.Get(ctx, id); err != nil || again.GuestState.Confirmed != 1 {
 			t.Errorf("a change to a copy reached the record: %v", err)
 		}
-		if list, err := b.List(ctx, "w"); err != nil || len(list) != 0 {
+		if list, err := b.List(ctx, keystore.VaultID{Tenant: "t", Name: "w"}); err != nil || len(list) != 0 {
 			t.Errorf("another vault: %v %v", list, err)
 		}
 		wrong := errors.New("wrong")
 		if err := b.Update(ctx, id, func(k *keystore.Key) (*keystore.Key, error) { k.GuestState.Confirmed = 7; return k, wrong }); !errors.Is(err, wrong) {
 			t.Errorf("the change's error: %v", err)
 		}
-		if err := b.Update(ctx, id, put(&keystore.Key{ID: keystore.ID{Vault: "v", Name: "other"}})); err == nil {
+		if err := b.Update(ctx, id, put(&keystore.Key{ID: keystore.ID{Vault: keystore.VaultID{Tenant: "t", Name: "v"}, Name: "other"}})); err == nil {
 			t.Error("a record under another name was taken")
 		}
-		if list, err := b.List(ctx, "v"); err != nil || len(list) != 1 || list[0].GuestState.Confirmed != 1 {
+		if list, err := b.List(ctx, keystore.VaultID{Tenant: "t", Name: "v"}); err != nil || len(list) != 1 || list[0].GuestState.Confirmed != 1 {
 			t.Errorf("a refused change left a trace: %v %v", list, err)
 		}
 	})

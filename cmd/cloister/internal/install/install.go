@@ -37,6 +37,7 @@ import (
 	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/identity/provider"
 	"cloister.dev/cloister/identity/roles"
+	"cloister.dev/cloister/internal/ratelimit"
 	"cloister.dev/cloister/internal/tcbfloor"
 	"cloister.dev/cloister/keys"
 	"cloister.dev/cloister/softchip"
@@ -347,7 +348,7 @@ func (i *Installation) caPEM() string {
 }
 
 func (i *Installation) keys() error {
-	cert, key, err := i.pki.server("keys", "localhost", "127.0.0.1", vaultName+"."+vaultSuffix)
+	cert, key, err := i.pki.server("keys", "localhost", "127.0.0.1", vaultSuffix, "*."+vaultSuffix)
 	if err != nil {
 		return err
 	}
@@ -373,15 +374,22 @@ func (i *Installation) keys() error {
 	granted := i.grants("/vaults/"+vaultName, "Key Vault Crypto Officer", "Key Vault Crypto Officer")
 	// Who owns the keys says who may use them: both the administrator and the tenant of this one machine.
 	granted = append(granted, i.grants("/vaults/"+vaultName, "Key Vault Data Access Administrator", "Key Vault Data Access Administrator")...)
-	granted = append(granted, roles.Assignment{PrincipalID: i.file.Compute.ID, Role: "Key Vault Crypto Officer", Scope: "/vaults/" + vaultName})
+	granted = append(granted, roles.Assignment{PrincipalID: i.file.Compute.ID, Role: "Key Vault Crypto Officer", Scope: "/vaults/" + vaultName},
+		roles.Assignment{PrincipalID: i.file.Compute.ID, Role: "Key Vault Contributor", Scope: "/vaults"})
 	return writeConfig(i.path("keys", "config.yaml"), "The key keeper.", keys.Config{
-		Listen: i.listen("keys"), TLS: keys.TLS{Certificate: cert, Key: key}, Vaults: []string{vaultName}, Suffix: vaultSuffix, StateDir: i.path("keys"),
+		Listen: i.listen("keys"), TLS: keys.TLS{Certificate: cert, Key: key}, Pools: []string{vaultName}, Suffix: vaultSuffix, StateDir: i.path("keys"),
 		Keystore:    keys.Keystore{PassphraseFile: pass, PKCS11: i.file.HSM},
 		Authorities: []keys.Authority{{Issuer: verifier.URL, Keys: pins(verifier.SigningKeys)}},
 		Identity: keys.Identity{SignIn: i.url("arm") + "/" + i.file.TenantID, Audiences: []string{fmt.Sprintf("https://%s:%d", vaultSuffix, i.file.Ports["keys"]), "https://" + vaultSuffix, i.url("keys")},
 			Issuers: []keys.Issuer{{URL: signIn.URL, TenantID: signIn.TenantID, Keys: pins(signIn.Keys)}}},
 		Roles: granted, Operators: []string{i.file.Compute.ID},
+		Management: &keys.Management{Audiences: i.armAudiences()},
 	})
+}
+
+// armAudiences are those of tokens for the control plane.
+func (i *Installation) armAudiences() []string {
+	return []string{i.url("arm"), "https://management.azure.com", "https://management.core.windows.net"}
 }
 
 // Finish writes what needs the key keeper's signing key: the control plane's and the agent's configuration, and what
@@ -473,12 +481,12 @@ func (i *Installation) compute(verifier, keeper initdata.Service) error {
 		Compute: compute.Config{
 			Listen: i.listen("arm"), AgentListen: i.listen("agent"), Endpoint: i.url("arm"), TLS: compute.TLS{Cert: cert, Key: key}, StateDir: i.path("compute"),
 			Location: Location, TenantID: i.file.TenantID, Subscriptions: []string{i.file.SubscriptionID}, Authority: i.url("arm"),
-			Identity: identity.VerifierConfig{Issuers: []identity.IssuerConfig{signIn}, Audiences: []string{i.url("arm"), "https://management.azure.com", "https://management.core.windows.net"}},
+			Identity: identity.VerifierConfig{Issuers: []identity.IssuerConfig{signIn}, Audiences: i.armAudiences()},
 			Roles:    i.grants(scope, "Owner", "Contributor"),
 			ImageDir: i.Images(), MinDiskGiB: minDiskGiB, Quota: quota.Limits{Cores: 64, VMs: 32, Family: 64},
 			Cap: catalog.Cap{VCPUs: maxVCPUs, MemoryMiB: maxMemory}, CPUModel: cpuModel, Attest: verifier, Keys: keeper,
 			VaultSuffix: fmt.Sprintf("%s:%d", vaultSuffix, i.file.Ports["keys"]), JoinTokens: []string{hex.EncodeToString(join[:])},
-			RateLimits: arm.Rates{Reads: arm.Rate{Burst: 250, PerSecond: 25}, Writes: arm.Rate{Burst: 200, PerSecond: 10}, Deletes: arm.Rate{Burst: 200, PerSecond: 10}},
+			RateLimits: arm.Rates{Reads: ratelimit.Rate{Burst: 250, PerSecond: 25}, Writes: ratelimit.Rate{Burst: 200, PerSecond: 10}, Deletes: ratelimit.Rate{Burst: 200, PerSecond: 10}},
 			Health: compute.Health{MinimumTCB: map[string]tcbfloor.Floor{string(sevsnp.Milan): tcbfloor.Of(softchip.Levels())},
 				Provisional: "refused", AliasCheck: "any", SMT: "any", CiphertextHiding: "any", RAPLDisabled: "any", SoftwareRoots: []string{i.softwareRoot()}},
 		},
