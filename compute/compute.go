@@ -31,6 +31,7 @@ import (
 	"cloister.dev/cloister/compute/quota"
 	"cloister.dev/cloister/compute/resources"
 	"cloister.dev/cloister/compute/scheduler"
+	"cloister.dev/cloister/compute/vault"
 	"cloister.dev/cloister/compute/vm"
 	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/store"
@@ -43,6 +44,7 @@ type Deps struct {
 	MintVM func(vmID, resourceID, audience string) (string, error)
 	Keys   vm.GuestStateKeys     // nil: see vm.Service.Keys
 	Maker  vm.GuestStateKeyMaker // nil: see vm.Service.Maker
+	Vaults vault.Keeper          // nil: the key keeper makes no vaults
 	Judge  hosts.Judge           // nil: by the configuration's floors and roots
 	SignIn http.Handler          // the embedded sign-in, which clients find at the ARM endpoint; nil: it is elsewhere
 	Now    func() time.Time
@@ -133,7 +135,8 @@ func New(c Config, d Deps) (*Server, error) {
 	nets := &network.Service{DB: db, VNets: store.Of[network.VNet](db, "vnet"), NICs: store.Of[network.NIC](db, "nic"), Groups: groups, Location: c.Location, Now: d.Now}
 	disks := &disk.Service{DB: db, Store: store.Of[disk.Disk](db, "disk"), Groups: groups}
 	images := &imagesvc.Service{Dir: c.ImageDir, Location: c.Location, MinDiskGiB: c.MinDiskGiB}
-	sets := &encryptionset.Service{DB: db, Store: store.Of[encryptionset.Set](db, "encryptionset"), Groups: groups, Location: c.Location, TenantID: c.TenantID, Vault: strings.TrimSuffix(c.Keys.URL, "/"), Now: d.Now}
+	sets := &encryptionset.Service{DB: db, Store: store.Of[encryptionset.Set](db, "encryptionset"), Groups: groups, Location: c.Location, TenantID: c.TenantID, VaultSuffix: c.VaultSuffix, Now: d.Now}
+	vaults := &vault.Service{DB: db, Vaults: store.Of[vault.Vault](db, "vault"), Pools: store.Of[vault.Vault](db, "pool"), Groups: groups, Keeper: d.Vaults, Location: c.Location, TenantID: c.TenantID, Now: d.Now}
 	vms := &vm.Service{
 		DB: db, VMs: store.Of[vm.VM](db, "vm"), Statuses: store.Of[vm.Status](db, "vmstatus"), Journeys: store.Of[vm.Journey](db, "journey"),
 		Identities: store.Of[vm.Identity](db, "vmid"), Questions: store.Of[vm.Question](db, "question"), Usages: store.Of[quota.Usage](db, "usage"),
@@ -142,12 +145,13 @@ func New(c Config, d Deps) (*Server, error) {
 		Location: c.Location, Zones: c.Zones, Limits: c.Quota, Cap: c.Cap, CPUModel: c.CPUModel, Attest: c.Attest, KeyService: c.Keys,
 		Keys: d.Keys, Maker: d.Maker, Now: d.Now, Wait: d.AnswerWait, Log: d.Log,
 	}
-	groups.Contents = []resources.Content{vms, disks, sets, nets}
+	groups.Contents = []resources.Content{vms, disks, sets, nets, vaults}
 	cloud := &resources.Cloud{Endpoint: c.Endpoint, Authority: c.Authority, TenantID: c.TenantID, Subscription: c.Subscriptions, Location: c.Location,
 		Audiences: c.Identity.Audiences, VaultSuffix: c.VaultSuffix, AttestURL: c.Attest.URL, Authorize: c.Roles.Allowed,
 		ResourceTypes: map[string][]string{
-			"Microsoft.Compute": {"virtualMachines", "disks", "diskEncryptionSets", "images", "locations/operations", "locations/usages", "skus"},
-			"Microsoft.Network": {"virtualNetworks", "virtualNetworks/subnets", "networkInterfaces"},
+			"Microsoft.Compute":  {"virtualMachines", "disks", "diskEncryptionSets", "images", "locations/operations", "locations/usages", "skus"},
+			"Microsoft.Network":  {"virtualNetworks", "virtualNetworks/subnets", "networkInterfaces"},
+			"Microsoft.KeyVault": {"vaults", "vaults/accessPolicies", "managedHSMs", "deletedVaults", "deletedManagedHSMs", "locations/deletedVaults", "locations/deletedManagedHSMs", "checkNameAvailability"},
 		}}
 	agents := &hosts.Service{DB: db, Tokens: store.Of[hosts.UsedToken](db, "jointoken"), VMs: vms, CA: ca, TokenDigests: c.JoinTokens, MintVM: d.MintVM, Judge: judge, Now: d.Now, Log: d.Log}
 
@@ -161,7 +165,7 @@ func New(c Config, d Deps) (*Server, error) {
 		Observe: func(route string, status int, t time.Duration) {
 			took.WithLabelValues(route, fmt.Sprint(status)).Observe(t.Seconds())
 		}}
-	for _, part := range []interface{ Routes() []arm.Route }{cloud, groups, nets, disks, sets, images, vms, ops} {
+	for _, part := range []interface{ Routes() []arm.Route }{cloud, groups, nets, disks, sets, vaults, images, vms, ops} {
 		router.Routes = append(router.Routes, part.Routes()...)
 	}
 	s := &Server{cfg: c, deps: d, agents: agents.Handler(), vms: vms, ca: ca}

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"cloister.dev/cloister/compute"
 	"cloister.dev/cloister/compute/scheduler"
@@ -76,15 +75,21 @@ func TestCrashChild(t *testing.T) {
 		}
 	}
 	token := fmt.Sprint("token", attempt)
-	e := newEnvAt(t, filepath.Join(dir, "state"), embedded.Options{Dir: filepath.Join(dir, "etcd")}, func(c *compute.Config, _ *compute.Deps) {
-		sum := sha256.Sum256([]byte(token))
-		c.JoinTokens = []string{hex.EncodeToString(sum[:])}
+	k := newKeeperAt(t, filepath.Join(dir, "keys"), func(o option) *env {
+		return newEnvAt(t, filepath.Join(dir, "state"), embedded.Options{Dir: filepath.Join(dir, "etcd")}, o, func(c *compute.Config, _ *compute.Deps) {
+			sum := sha256.Sum256([]byte(token))
+			c.JoinTokens = []string{hex.EncodeToString(sum[:])}
+		})
 	})
+	e := k.env
 	e.joinWith(8, token, goodProbe)
 	two := group + "/providers/Microsoft.Compute/virtualMachines/two"
 	made := filepath.Join(dir, "made")
 	if _, err := os.Stat(made); err != nil {
 		nics := []string{e.nic("n"), e.nic("n2")}
+		if status, out, _ := e.call("PUT", vaults+"crash", vaultText(e, `"accessPolicies":[]`)); status/100 != 2 {
+			t.Fatalf("PUT of the vault: %d %v", status, out)
+		}
 		if status, _, _ := e.call("GET", setPath, ""); status == 404 {
 			if status, out, _ := e.call("PUT", setPath, setBody(e.customerKey(), "false")); status/100 != 2 {
 				t.Fatalf("PUT of the encryption set: %d %v", status, out)
@@ -121,6 +126,7 @@ func TestCrashChild(t *testing.T) {
 		t.Fatal(status, out)
 	}
 	e.until(group, `"ResourceGroupNotFound"`)
+	e.want(200, "GET", provider+"locations/local/deletedVaults/crash", "")
 
 	usages := jsonText(e.want(200, "GET", "/subscriptions/"+sub+"/providers/Microsoft.Compute/locations/local/usages", ""))
 	if strings.Count(usages, `"currentValue":0`) != strings.Count(usages, `"currentValue"`) {
@@ -131,7 +137,7 @@ func TestCrashChild(t *testing.T) {
 	if err != nil || len(places) != 1 || len(places[0].Value.VMs) != 0 {
 		t.Errorf("capacity left: %+v, %v", places, err)
 	}
-	for _, kind := range []string{"vm", "vmstatus", "journey", "disk", "nic", "vnet", "encryptionset", "group"} {
+	for _, kind := range []string{"vm", "vmstatus", "journey", "disk", "nic", "vnet", "encryptionset", "vault", "group"} {
 		if items, _, err := store.Of[any](db, kind).List(t.Context(), ""); err != nil || len(items) != 0 {
 			t.Errorf("left of kind %s: %v, %v", kind, items, err)
 		}
@@ -145,17 +151,4 @@ func TestCrashChild(t *testing.T) {
 			t.Errorf("an operation on %s never ends", o.Value.Resource)
 		}
 	}
-}
-
-// until waits for an answer that holds a text.
-func (e *env) until(path, text string) {
-	e.t.Helper()
-	var last string
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); <-time.After(20 * time.Millisecond) {
-		_, out, _ := e.call("GET", path, "")
-		if last = jsonText(out); strings.Contains(last, text) {
-			return
-		}
-	}
-	e.t.Fatalf("GET %s: never %s, but %s", path, text, last)
 }

@@ -10,9 +10,9 @@ import (
 
 const setPath = group + "/providers/Microsoft.Compute/diskEncryptionSets/set1"
 
-// customerKey is a key's URL in the installation's vault, with a version.
+// customerKey is a key's URL in a vault here, with a version.
 func (e *env) customerKey() string {
-	return strings.TrimSuffix(e.cfg.Keys.URL, "/") + "/keys/customer/" + strings.Repeat("a", 32)
+	return "https://main." + e.cfg.VaultSuffix + "/keys/customer/" + strings.Repeat("a", 32)
 }
 
 func setBody(key string, latest string) string {
@@ -101,7 +101,7 @@ func dig(m map[string]any, names ...string) map[string]any {
 func TestEncryptionSetRefused(t *testing.T) {
 	e := newEnv(t)
 	e.nic("n")
-	vault := strings.TrimSuffix(e.cfg.Keys.URL, "/")
+	vault := "https://main." + e.cfg.VaultSuffix
 	e.want(200, "PUT", setPath, setBody(e.customerKey(), "false"))
 	e.want(200, "PUT", setPath, setBody(vault+"/keys/customer", "true"))
 	change := func(old, new string) string { return strings.Replace(setBody(e.customerKey(), "false"), old, new, 1) }

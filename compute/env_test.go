@@ -479,3 +479,16 @@ func jsonText(v any) string {
 	_ = json.NewEncoder(&b).Encode(v)
 	return b.String()
 }
+
+// until waits for an answer that holds a text.
+func (e *env) until(path, text string) {
+	e.t.Helper()
+	var last string
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); <-time.After(20 * time.Millisecond) {
+		_, out, _ := e.call("GET", path, "")
+		if last = jsonText(out); strings.Contains(last, text) {
+			return
+		}
+	}
+	e.t.Fatalf("GET %s: never %s, but %s", path, text, last)
+}

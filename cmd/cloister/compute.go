@@ -66,7 +66,7 @@ func runCompute(ctx context.Context, c install.ComputeConfig) error {
 	if err != nil {
 		return err
 	}
-	destroyer, maker, err := openVault(c, signIn)
+	destroyer, maker, vaults, err := openVault(c, signIn)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func runCompute(ctx context.Context, c install.ComputeConfig) error {
 		return err
 	}
 	defer stop()
-	server, err := compute.New(c.Compute, compute.Deps{Etcd: etcd, MintVM: signIn.MintVM, Keys: destroyer, Maker: maker, SignIn: signIn, Now: time.Now, Log: log})
+	server, err := compute.New(c.Compute, compute.Deps{Etcd: etcd, MintVM: signIn.MintVM, Keys: destroyer, Maker: maker, Vaults: vaults, SignIn: signIn, Now: time.Now, Log: log})
 	if err != nil {
 		return err
 	}

@@ -10,20 +10,21 @@ import (
 	"cloister.dev/cloister/compute/vault"
 	"cloister.dev/cloister/evidence/launch"
 	"cloister.dev/cloister/identity/provider"
+	keys "cloister.dev/cloister/keys/client"
 )
 
 // vaultAudience is whom a token for the key keeper is for.
 const vaultAudience = "https://vault.azure.net"
 
 // openVault connects the control plane to the key keeper, under its own identity.
-func openVault(c install.ComputeConfig, signIn *provider.Provider) (*vault.Destroyer, *vault.Maker, error) {
+func openVault(c install.ComputeConfig, signIn *provider.Provider) (*vault.Destroyer, *vault.Maker, *keys.Vaults, error) {
 	ca, err := os.ReadFile(c.Vault.CAFile)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	client, err := platform.HTTPClient(ca)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	bearer := func(context.Context) (string, error) { return signIn.MintClient(c.Vault.ClientID, vaultAudience) }
 	url := strings.TrimSuffix(c.Vault.URL, "/")
@@ -35,5 +36,6 @@ func openVault(c install.ComputeConfig, signIn *provider.Provider) (*vault.Destr
 		return launch.SNPDigest(launch.SNPInput{Firmware: firmware, VCPUs: vcpus, CPUModel: cpuModel, Metadata: launch.MetadataNone})
 	}
 	return &vault.Destroyer{Vault: url, HTTP: client, Bearer: bearer},
-		&vault.Maker{Vault: url, Issuer: c.Compute.Attest.URL, HTTP: client, Bearer: bearer, Measure: measure}, nil
+		&vault.Maker{Vault: url, Issuer: c.Compute.Attest.URL, HTTP: client, Bearer: bearer, Measure: measure},
+		&keys.Vaults{URL: "https://" + c.Compute.VaultSuffix, HTTP: client, Bearer: bearer}, nil
 }

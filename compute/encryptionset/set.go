@@ -49,8 +49,9 @@ type Service struct {
 	Groups   *resources.Groups
 	Location string
 	TenantID string
-	Vault    string // the installation's vault: URL without a final slash. Keys elsewhere can't be used by its key keeper
-	Now      func() time.Time
+	// VaultSuffix is what the names of the key keeper's vaults end in, with its port. Keys elsewhere can't be used by it.
+	VaultSuffix string
+	Now         func() time.Time
 }
 
 func (s *Service) kind() tracked.Kind[Set] {
@@ -108,6 +109,12 @@ type body struct {
 
 var keyPath = regexp.MustCompile(`^/keys/[0-9A-Za-z-]{1,127}(/[0-9a-f]{32})?$`)
 
+// ours tells the URLs of vaults of this key keeper.
+func (s *Service) ours(u *url.URL) bool {
+	name, suffix, _ := strings.Cut(u.Host, ".")
+	return strings.EqualFold(u.Scheme, "https") && name != "" && strings.EqualFold(suffix, s.VaultSuffix)
+}
+
 // key checks a key's URL. Which key it is, and whether it can be used, is for the key keeper to say.
 func (s *Service) key(b body, latest bool) (string, []arm.Detail) {
 	const target = "properties.activeKey.keyUrl"
@@ -116,8 +123,8 @@ func (s *Service) key(b body, latest bool) (string, []arm.Detail) {
 	switch {
 	case text == "":
 		return "", []arm.Detail{{Code: "InvalidParameter", Target: target, Message: "Required parameter 'activeKey.keyUrl' is missing (null)."}}
-	case err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" || !strings.EqualFold(u.Scheme+"://"+u.Host, s.Vault) || !keyPath.MatchString(u.Path):
-		return "", []arm.Detail{{Code: "InvalidParameter", Target: target, Message: "keyUrl '" + text + "' is not a key of the vault " + s.Vault + "; want " + s.Vault + "/keys/NAME/VERSION."}}
+	case err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" || !s.ours(u) || !keyPath.MatchString(u.Path):
+		return "", []arm.Detail{{Code: "InvalidParameter", Target: target, Message: "keyUrl '" + text + "' is not a key of a vault here; want https://VAULT." + s.VaultSuffix + "/keys/NAME/VERSION."}}
 	case strings.HasPrefix(strings.ToLower(u.Path), "/keys/gs-"):
 		return "", []arm.Detail{{Code: "InvalidParameter", Target: target, Message: "keyUrl '" + text + "' is the key of one VM's guest state, not a customer's key."}}
 	case strings.Count(u.Path, "/") == 2 && !latest:

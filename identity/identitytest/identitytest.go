@@ -22,14 +22,17 @@ const TenantID = "11111111-2222-3333-4444-555555555555"
 // Authority is the fake issuer's authority; nothing listens there.
 const Authority = "https://login.cloister.test"
 
-// Issuer is a fake issuer with one client, "admin", whose secret is "secret".
+// Issuer is a fake issuer with two clients, whose secret is "secret".
 type Issuer struct {
 	*provider.Provider
 	Key *rsa.PrivateKey
 }
 
-// AdminID is the client id and object id of the one client.
+// AdminID is the client id and object id of an administrator.
 const AdminID = "aaaaaaaa-0000-0000-0000-000000000001"
+
+// ControlPlaneID is the client id and object id of another client, for the control plane's own identity.
+const ControlPlaneID = "cccccccc-0000-0000-0000-000000000001"
 
 // New makes an issuer whose clock is now.
 func New(t testing.TB, now func() time.Time) *Issuer {
@@ -41,7 +44,10 @@ func New(t testing.TB, now func() time.Time) *Issuer {
 	sum := sha256.Sum256([]byte("secret"))
 	p, err := provider.New(provider.Config{
 		Authority: Authority, TenantID: TenantID, Key: key, KeyID: "test", Now: now,
-		Clients: []provider.Client{{ClientID: AdminID, ObjectID: AdminID, Name: "admin", SecretSHA256: hex.EncodeToString(sum[:])}},
+		Clients: []provider.Client{
+			{ClientID: AdminID, ObjectID: AdminID, Name: "admin", SecretSHA256: hex.EncodeToString(sum[:])},
+			{ClientID: ControlPlaneID, ObjectID: ControlPlaneID, Name: "control plane", SecretSHA256: hex.EncodeToString(sum[:])},
+		},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package vaults
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"cloister.dev/cloister/evidence"
@@ -42,7 +43,7 @@ func Put(old *Vault, ask Vault, by string, mayGive bool, now time.Time) (Vault, 
 		return ask, nil
 	}
 	switch {
-	case old.Tenant != ask.Tenant || old.Kind != ask.Kind || old.Resource != ask.Resource:
+	case old.Tenant != ask.Tenant || old.Kind != ask.Kind || !strings.EqualFold(old.Resource, ask.Resource):
 		return Vault{}, conflict(Taken, "The name %s is in use: names of vaults and pools are unique.", ask.Name)
 	case !old.Live():
 		return Vault{}, conflict(IsDeleted, "A vault with the name %s exists in deleted state; recover or purge it.", ask.Name)
@@ -53,7 +54,7 @@ func Put(old *Vault, ask Vault, by string, mayGive bool, now time.Time) (Vault, 
 	case !mayGive && old.accessDiffers(ask):
 		return Vault{}, evidence.Refuse(evidence.CodeAuthz, "caller "+by, "no right to give access to keys of "+ask.Name, "the vault's owner, or who may assign roles there").By("access to keys")
 	}
-	ask.Owner, ask.Created = old.Owner, old.Created
+	ask.Owner, ask.Created, ask.Resource = old.Owner, old.Created, old.Resource
 	return ask, nil
 }
 
