@@ -74,28 +74,7 @@ Secure Boot keys are the installation's own. The same input gives the same diges
 		},
 	}
 	addOutput(list)
-	check := &cobra.Command{
-		Use: "check DIR", Short: "Check an image's files, signature and command line", Args: cobra.ExactArgs(1), Example: "  cloister image check ./debian-12",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := image.Load(args[0])
-			if err != nil {
-				return err
-			}
-			if err := m.Check(args[0]); err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s %s: ok\n", m.Name, m.Digest)
-			for _, g := range m.Guests {
-				word := "can"
-				if !g.Supported {
-					word = "can't"
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "  %s run in %s: %s\n", word, g.TEE, g.Reason)
-			}
-			return nil
-		},
-	}
-	cmd.AddCommand(build, list, check)
+	cmd.AddCommand(build, list, newImageCheck())
 	return cmd
 }
 

@@ -236,6 +236,27 @@ func Digest(pe []byte) ([32]byte, error) {
 	return [32]byte(h.Sum(nil)), nil
 }
 
+// Signatures counts a program's signatures, which nobody judged.
+func Signatures(pe []byte) (int, error) {
+	l, err := parseLayout(pe)
+	if err != nil {
+		return 0, err
+	}
+	_, table, err := l.signatures(pe)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for ; len(table) >= 8; n++ {
+		length := align(uint64(binary.LittleEndian.Uint32(table)), 8)
+		if length < 8 || length > uint64(len(table)) {
+			return 0, malformed("signatures", fmt.Sprintf("an entry of %d bytes", length), fmt.Sprintf("8 to %d", len(table)))
+		}
+		table = table[length:]
+	}
+	return n, nil
+}
+
 // signatures gives the end of the hashed part and the signature table, which is empty or ends the file.
 func (l layout) signatures(pe []byte) (end int, table []byte, err error) {
 	off := uint64(binary.LittleEndian.Uint32(pe[l.opt+optSecurityEntry:]))
