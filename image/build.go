@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,11 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"cloister.dev/cloister/image/disk"
-	"cloister.dev/cloister/image/initrd"
 	"cloister.dev/cloister/image/rootfs"
-	"cloister.dev/cloister/image/secureboot"
-	"cloister.dev/cloister/image/uki"
 	"cloister.dev/cloister/image/verity"
 )
 
@@ -122,22 +117,7 @@ func Build(ctx context.Context, o BuildOptions) (*Manifest, error) {
 }
 
 func build(ctx context.Context, o BuildOptions) (*Manifest, error) {
-	guest, err := os.ReadFile(o.GuestBinary)
-	if err != nil {
-		return nil, fmt.Errorf("reading the guest program: %w", err)
-	}
-	if err := static(guest); err != nil {
-		return nil, err
-	}
-	stub, err := os.ReadFile(o.Stub)
-	if err != nil {
-		return nil, fmt.Errorf("reading the stub (package systemd-boot-efi): %w", err)
-	}
-	empty, err := os.ReadFile(o.Vars)
-	if err != nil {
-		return nil, fmt.Errorf("reading the empty variable store (package ovmf): %w", err)
-	}
-	keys, err := secureboot.EnsureKeys(o.SecureBootKeys)
+	p, err := readParts(o.GuestBinary, o.Stub, o.Vars, o.SecureBootKeys)
 	if err != nil {
 		return nil, err
 	}
@@ -145,8 +125,6 @@ func build(ctx context.Context, o BuildOptions) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-
-	o.Progress("making the kernel image")
 	kernel, err := rootfs.LoadKernel(ctx, filepath.Join(b.dir, kernelFile))
 	if err != nil {
 		return nil, err
@@ -155,83 +133,15 @@ func build(ctx context.Context, o BuildOptions) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	cpio, err := initrd.Build(guest, modules)
-	if err != nil {
-		return nil, err
-	}
 	table, err := verity.ParseTable(b.Verity)
 	if err != nil {
 		return nil, err
 	}
-	line := CommandLine(table)
-	stubVersion, err := uki.StubVersion(stub)
-	if err != nil {
-		return nil, err
-	}
-	pe, err := uki.Assemble(stub, []uki.Section{
-		{Name: ".osrel", Data: []byte(b.OSRelease)}, {Name: ".cmdline", Data: []byte(line)}, {Name: ".uname", Data: []byte(kernel.Version)},
-		{Name: ".initrd", Data: cpio}, {Name: ".linux", Data: kernel.Image},
+	return p.image(ctx, target{o.Name, o.Out, o.Cache, o.Progress}, system{
+		distribution: b.Distribution, osRelease: b.OSRelease, packages: b.Packages, guests: guestsOf(kernel.Config),
+		kernelVersion: kernel.Version, kernel: kernel.Image, modules: modules, commandLine: CommandLine(table), table: table,
+		root: filepath.Join(b.dir, imageFile), hashes: filepath.Join(b.dir, hashFile), from: map[string]string{"kernel": b.KernelSHA256},
 	})
-	if err != nil {
-		return nil, err
-	}
-	if pe, err = uki.Sign(pe, keys.DB.Private, keys.DB.Certificate); err != nil {
-		return nil, err
-	}
-	vars, err := secureboot.VariableStore(empty, keys)
-	if err != nil {
-		return nil, err
-	}
-
-	work, err := os.MkdirTemp(o.Cache, "image-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(work)
-	m := &Manifest{
-		Format: ManifestVersion, Name: o.Name, Version: version, Distribution: b.Distribution, Kernel: kernel.Version, Stub: stubVersion,
-		CommandLine: line, Verity: b.Verity, Guests: guestsOf(kernel.Config), Packages: b.Packages, dir: work,
-		Certificate: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: keys.DB.Certificate.Raw})),
-		CreatedFrom: map[string]string{"guest": sum(guest), "stub": sum(stub), "vars": sum(empty), "kernel": b.KernelSHA256},
-		Disk:        File{Name: "disk.img"}, UKI: File{Name: "uki.efi"}, Vars: File{Name: "vars.fd"},
-	}
-	if err := os.WriteFile(m.Path(KindUKI), pe, 0o644); err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(m.Path(KindVars), vars, 0o644); err != nil {
-		return nil, err
-	}
-	o.Progress("laying out the disk")
-	if err := disk.Write(ctx, m.Path(KindDisk), m.Path(KindUKI), filepath.Join(b.dir, imageFile), filepath.Join(b.dir, hashFile), Epoch); err != nil {
-		return nil, err
-	}
-	o.Progress("checking the image")
-	for _, f := range []*File{&m.Disk, &m.UKI, &m.Vars} {
-		if *f, err = describe(filepath.Join(work, f.Name)); err != nil {
-			return nil, err
-		}
-	}
-	if m.Digest, err = m.computeDigest(); err != nil {
-		return nil, err
-	}
-	if err := m.checkUKI(pe, vars); err != nil {
-		return nil, err
-	}
-	text, err := json.MarshalIndent(m, "", "  ")
-	if err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(filepath.Join(work, ManifestFile), append(text, '\n'), 0o644); err != nil {
-		return nil, err
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if err := replace(work, o.Out); err != nil {
-		return nil, err
-	}
-	m.dir = o.Out
-	return m, nil
 }
 
 // replace puts a finished folder in another's place; a reader sees the old or the new one, or for a moment none.
