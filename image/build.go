@@ -303,10 +303,13 @@ func makeBase(ctx context.Context, o BuildOptions, sources, work string) error {
 	return os.WriteFile(filepath.Join(work, baseFile), text, 0o644)
 }
 
-// installed lists the packages of dpkg's status file.
+// installed lists the packages of dpkg's status file. One that was removed and left its settings is not installed.
 func installed(status string) (out []Package) {
 	for _, stanza := range strings.Split(status, "\n\n") {
 		var p Package
+		if strings.Contains(stanza, "\nStatus: ") && !strings.Contains(stanza, " installed\n") {
+			continue
+		}
 		for _, l := range strings.Split(stanza, "\n") {
 			if v, ok := strings.CutPrefix(l, "Package: "); ok {
 				p.Name = v

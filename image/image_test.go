@@ -116,7 +116,7 @@ func store(t *testing.T, dir string, m *Manifest) {
 	}
 }
 
-func check(dir string) error {
+func checkDir(dir string) error {
 	m, err := Load(dir)
 	if err != nil {
 		return err
@@ -133,7 +133,7 @@ func TestCheckPolicy(t *testing.T) {
 	good := CommandLine(table)
 	verityPart := verityWord + table.CommandLine()
 	dir, _ := k.write(t, k.sign(t, k.pe(t, good), k.keys), good)
-	if err := check(dir); err != nil {
+	if err := checkDir(dir); err != nil {
 		t.Fatalf("positive twin: %v", err)
 	}
 	for _, c := range []struct {
@@ -167,7 +167,7 @@ func TestCheckPolicy(t *testing.T) {
 				pe = func(l string) []byte { return k.sign(t, k.pe(t, l), k.keys) }
 			}
 			dir, _ := k.write(t, pe(c.line), c.line)
-			if err := check(dir); evidence.CodeOf(err) != c.want {
+			if err := checkDir(dir); evidence.CodeOf(err) != c.want {
 				t.Errorf("err %v, want %s", err, c.want)
 			}
 		})
@@ -213,7 +213,7 @@ func TestCheckFiles(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir, m := k.write(t, pe, good)
 			c.spoil(dir, m)
-			if err := check(dir); evidence.CodeOf(err) != c.want || (c.want == "") != (err == nil) {
+			if err := checkDir(dir); evidence.CodeOf(err) != c.want || (c.want == "") != (err == nil) {
 				t.Errorf("err %v, want %q", err, c.want)
 			}
 		})

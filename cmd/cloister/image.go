@@ -20,7 +20,7 @@ import (
 )
 
 func newImage() *cobra.Command {
-	cmd := &cobra.Command{Use: "image", Short: "Build, check and list images", Example: "  cloister image build\n  cloister image list"}
+	cmd := &cobra.Command{Use: "image", Short: "Build, convert, check and list images", Example: "  cloister image build\n  cloister image list"}
 	build := &cobra.Command{
 		Use: "build", Short: "Build the default Debian confidential image", Args: cobra.NoArgs,
 		Long: `Build the default confidential image: Debian 12, its own kernel in a signed kernel image, its root behind dm-verity.
@@ -74,7 +74,7 @@ Secure Boot keys are the installation's own. The same input gives the same diges
 		},
 	}
 	addOutput(list)
-	cmd.AddCommand(build, list, newImageCheck())
+	cmd.AddCommand(build, list, newImageCheck(), newImageConvert())
 	return cmd
 }
 
@@ -101,14 +101,9 @@ func buildImage(ctx context.Context, i *install.Installation, out string, to io.
 	if err := doctor.Err(doctor.Look(doctor.ToBuildImages(i.Dir))); err != nil {
 		return nil, err
 	}
-	begun, last, step := time.Now(), time.Now(), ""
-	finish := func() {
-		if step != "" {
-			fmt.Fprintf(to, "  %-40s %6.1f s\n", step, time.Since(last).Seconds())
-		}
-	}
-	m, err := image.Build(ctx, image.BuildOptions{Out: out, GuestBinary: filepath.Join(i.Programs, "cloister-guest"), SecureBootKeys: i.SecureBootKeys(),
-		Progress: func(next string) { finish(); step, last = next, time.Now() }})
+	begun := time.Now()
+	next, finish := steps(to, time.Now)
+	m, err := image.Build(ctx, image.BuildOptions{Out: out, GuestBinary: filepath.Join(i.Programs, "cloister-guest"), SecureBootKeys: i.SecureBootKeys(), Progress: next})
 	if err != nil {
 		return nil, err
 	}

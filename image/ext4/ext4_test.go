@@ -316,6 +316,56 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
+func TestAllocation(t *testing.T) {
+	dir, want := source(t, 3)
+	b := formatted(t, dir, "160M", "-b", "4096") // two groups
+	f, err := open(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := f.Allocation()
+	free := 0
+	for n := range f.blocks {
+		is, err := a.Free(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if is {
+			free++
+			copy(b[int64(n)*f.BlockSize:], bytes.Repeat([]byte{0xa5}, int(f.BlockSize)))
+		}
+	}
+	said := binary.LittleEndian.Uint32(b[superOffset+0xc:])
+	if free == 0 || uint32(free) > said {
+		t.Errorf("%d blocks are free; the superblock says %d", free, said)
+	}
+	// Whatever free blocks hold, the file system is the same.
+	if err := walk(b); err != nil {
+		t.Error(err)
+	}
+	if f, err = open(b); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := fs.ReadFile(f, "usr/bin/large"); err != nil || !bytes.Equal(got, want["usr/bin/large"]) {
+		t.Errorf("%v", err)
+	}
+	img := filepath.Join(t.TempDir(), "img")
+	if err := os.WriteFile(img, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(sbin.Path("e2fsck"), "-fn", img).CombinedOutput(); err != nil {
+		t.Errorf("e2fsck: %v\n%s", err, out)
+	}
+	bitmap := int64(binary.LittleEndian.Uint32(b[f.BlockSize:])) * f.BlockSize
+	b[bitmap+100] ^= 1
+	if f, err = open(b); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Allocation().Free(800); evidence.CodeOf(err) != evidence.CodeParse {
+		t.Errorf("a changed bitmap: %v", err)
+	}
+}
+
 func TestIs(t *testing.T) {
 	b := formatted(t, t.TempDir(), "2M")
 	if !Is(bytes.NewReader(b)) || Is(bytes.NewReader(make([]byte, 4096))) || Is(bytes.NewReader(nil)) {

@@ -46,6 +46,23 @@ type Owner struct {
 	Links    uint16
 }
 
+// descriptor reads a group's.
+func (f *FS) descriptor(group uint32) ([]byte, error) {
+	d := make([]byte, f.descriptorSize)
+	if err := f.disk.read(d, int64(f.firstBlock+1)*f.BlockSize+int64(group)*f.descriptorSize, "group descriptor"); err != nil {
+		return nil, err
+	}
+	if f.checksums {
+		want := binary.LittleEndian.Uint16(d[0x1e:])
+		b := append([]byte(nil), d...)
+		clear(b[0x1e:0x20])
+		if got := uint16(crc(crcNumber(f.seed, group), b)); got != want {
+			return nil, malformed(fmt.Sprintf("group %d/checksum", group), fmt.Sprintf("%#x", got), fmt.Sprintf("%#x", want))
+		}
+	}
+	return d, nil
+}
+
 func (f *FS) inode(number uint32) (*inode, error) {
 	what := fmt.Sprintf("inode %d", number)
 	if number == 0 || number > f.inodes {
@@ -53,16 +70,9 @@ func (f *FS) inode(number uint32) (*inode, error) {
 	}
 	le := binary.LittleEndian
 	group := (number - 1) / f.inodesPerGroup
-	d := make([]byte, f.descriptorSize)
-	if err := f.disk.read(d, int64(f.firstBlock+1)*f.BlockSize+int64(group)*f.descriptorSize, "group descriptor"); err != nil {
+	d, err := f.descriptor(group)
+	if err != nil {
 		return nil, err
-	}
-	if f.checksums {
-		want := le.Uint16(d[0x1e:])
-		clear(d[0x1e:0x20])
-		if got := uint16(crc(crcNumber(f.seed, group), d)); got != want {
-			return nil, malformed(fmt.Sprintf("group %d/checksum", group), fmt.Sprintf("%#x", got), fmt.Sprintf("%#x", want))
-		}
 	}
 	table := uint64(le.Uint32(d[8:]))
 	if f.descriptorSize >= 64 {

@@ -74,6 +74,7 @@ type FS struct {
 	blocks         uint64
 	inodes         uint32
 	inodesPerGroup uint32
+	blocksPerGroup uint64
 	inodeSize      int64
 	firstBlock     uint64
 	descriptorSize int64
@@ -163,9 +164,10 @@ func Open(r io.ReaderAt, size int64) (*FS, error) {
 	}
 	f.inodes, f.inodesPerGroup = le.Uint32(s), le.Uint32(s[0x28:])
 	perGroup := le.Uint32(s[0x20:])
-	if perGroup == 0 || int64(perGroup) > f.BlockSize*8 || f.inodesPerGroup == 0 || int64(f.inodesPerGroup) > f.BlockSize*8 {
+	if perGroup == 0 || int64(perGroup) > f.BlockSize*8 || perGroup%8 != 0 || f.inodesPerGroup == 0 || int64(f.inodesPerGroup) > f.BlockSize*8 {
 		return nil, malformed("groups", fmt.Sprintf("%d blocks and %d inodes each", perGroup, f.inodesPerGroup), fmt.Sprintf("1 to %d", f.BlockSize*8))
 	}
+	f.blocksPerGroup = uint64(perGroup)
 	groups := (f.blocks - f.firstBlock + uint64(perGroup) - 1) / uint64(perGroup)
 	if uint64(f.inodes) != groups*uint64(f.inodesPerGroup) {
 		return nil, malformed("inodesCount", fmt.Sprint(f.inodes), fmt.Sprintf("%d in %d groups", groups*uint64(f.inodesPerGroup), groups))

@@ -52,6 +52,9 @@ func Builtin(text string) map[string]bool {
 	return out
 }
 
+// Has tells whether a module is listed.
+func (d *Dependencies) Has(name string) bool { return d.byName[moduleName(name)] != "" }
+
 // Order gives the paths of the named modules and all they need, each after its needs. A name that is
 // neither a module nor built in is an error.
 func (d *Dependencies) Order(names []string, builtin map[string]bool) ([]string, error) {

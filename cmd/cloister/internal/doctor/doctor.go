@@ -65,6 +65,14 @@ func ToBuildImages(state string) Needs {
 	}
 }
 
+// ToConvertImages is what converting an image needs.
+func ToConvertImages(state string) Needs {
+	return Needs{State: state, DiskMiB: 6144,
+		Tools: []Tool{{"veritysetup", "cryptsetup-bin", "dm-verity tree"}, {"mcopy", "mtools", "EFI system partition"}, {"xz", "xz-utils", "compressed kernel modules"}},
+		Files: ToBuildImages(state).Files,
+	}
+}
+
 // Look reports on each need.
 func Look(needs ...Needs) []Finding {
 	var found []Finding
