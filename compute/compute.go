@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"cloister.dev/cloister/compute/arm"
+	"cloister.dev/cloister/compute/deployment"
 	"cloister.dev/cloister/compute/disk"
 	"cloister.dev/cloister/compute/encryptionset"
 	"cloister.dev/cloister/compute/hosts"
@@ -58,12 +59,13 @@ var migrations []store.Migration
 
 // Server is the control plane.
 type Server struct {
-	cfg    Config
-	deps   Deps
-	arm    http.Handler
-	agents http.Handler
-	vms    *vm.Service
-	ca     *hosts.CA
+	cfg         Config
+	deps        Deps
+	arm         http.Handler
+	agents      http.Handler
+	vms         *vm.Service
+	deployments *deployment.Service
+	ca          *hosts.CA
 }
 
 // OpenEtcd connects to the cluster that the configuration names, or starts a member. The function returned ends it.
@@ -145,13 +147,18 @@ func New(c Config, d Deps) (*Server, error) {
 		Location: c.Location, Zones: c.Zones, Limits: c.Quota, Cap: c.Cap, CPUModel: c.CPUModel, Attest: c.Attest, KeyService: c.Keys,
 		Keys: d.Keys, Maker: d.Maker, Now: d.Now, Wait: d.AnswerWait, Log: d.Log,
 	}
-	groups.Contents = []resources.Content{vms, disks, sets, nets, vaults}
+	deployments := &deployment.Service{DB: db, Store: store.Of[deployment.Deployment](db, "deployment"), Sources: store.Of[deployment.Source](db, "deploymentsource"), Owners: store.Of[time.Time](db, "deploymentowner"),
+		Groups: groups, Operations: ops, Endpoint: c.Endpoint, TenantID: c.TenantID, Now: d.Now, Log: d.Log,
+		Environment: map[string]any{"name": "Cloister", "resourceManager": c.Endpoint + "/", "authentication": map[string]any{"loginEndpoint": c.Authority + "/", "tenant": c.TenantID}, "suffixes": map[string]any{"keyvaultDns": "." + c.VaultSuffix}}}
+	deployments.Init()
+	groups.Contents = []resources.Content{deployments, vms, disks, sets, nets, vaults}
 	cloud := &resources.Cloud{Endpoint: c.Endpoint, Authority: c.Authority, TenantID: c.TenantID, Subscription: c.Subscriptions, Location: c.Location,
 		Audiences: c.Identity.Audiences, VaultSuffix: c.VaultSuffix, AttestURL: c.Attest.URL, Authorize: c.Roles.Allowed,
 		ResourceTypes: map[string][]string{
-			"Microsoft.Compute":  {"virtualMachines", "disks", "diskEncryptionSets", "images", "locations/operations", "locations/usages", "skus"},
-			"Microsoft.Network":  {"virtualNetworks", "virtualNetworks/subnets", "networkInterfaces"},
-			"Microsoft.KeyVault": {"vaults", "vaults/accessPolicies", "managedHSMs", "deletedVaults", "deletedManagedHSMs", "locations/deletedVaults", "locations/deletedManagedHSMs", "checkNameAvailability"},
+			"Microsoft.Compute":   {"virtualMachines", "disks", "diskEncryptionSets", "images", "locations/operations", "locations/usages", "skus"},
+			"Microsoft.Network":   {"virtualNetworks", "virtualNetworks/subnets", "networkInterfaces"},
+			"Microsoft.KeyVault":  {"vaults", "vaults/accessPolicies", "managedHSMs", "deletedVaults", "deletedManagedHSMs", "locations/deletedVaults", "locations/deletedManagedHSMs", "checkNameAvailability"},
+			"Microsoft.Resources": {"resourceGroups", "deployments"},
 		}}
 	agents := &hosts.Service{DB: db, Tokens: store.Of[hosts.UsedToken](db, "jointoken"), VMs: vms, CA: ca, TokenDigests: c.JoinTokens, MintVM: d.MintVM, Judge: judge, Now: d.Now, Log: d.Log}
 
@@ -165,10 +172,11 @@ func New(c Config, d Deps) (*Server, error) {
 		Observe: func(route string, status int, t time.Duration) {
 			took.WithLabelValues(route, fmt.Sprint(status)).Observe(t.Seconds())
 		}}
-	for _, part := range []interface{ Routes() []arm.Route }{cloud, groups, nets, disks, sets, vaults, images, vms, ops} {
+	for _, part := range []interface{ Routes() []arm.Route }{cloud, groups, deployments, nets, disks, sets, vaults, images, vms, ops} {
 		router.Routes = append(router.Routes, part.Routes()...)
 	}
-	s := &Server{cfg: c, deps: d, agents: agents.Handler(), vms: vms, ca: ca}
+	deployments.Router = router
+	s := &Server{cfg: c, deps: d, agents: agents.Handler(), vms: vms, deployments: deployments, ca: ca}
 	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	s.arm = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -220,7 +228,10 @@ func (s *Server) AgentTLS(cert tls.Certificate) *tls.Config {
 
 // Run brings resources to where they should be, until the context is done.
 func (s *Server) Run(ctx context.Context) error {
-	err := s.vms.Run(ctx)
+	group, inner := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.vms.Run(inner) })
+	group.Go(func() error { return s.deployments.Run(inner) })
+	err := group.Wait()
 	if ctx.Err() != nil {
 		return nil
 	}

@@ -25,7 +25,7 @@ import (
 // crashDir names the environment variable that makes this binary the process that is killed.
 const crashDir = "CLOISTER_TEST_CRASH_DIR"
 
-// CP-09: the control plane is killed at each durable write of two VMs' lives; started again, it comes to the same
+// CP-09: the control plane is killed at each durable write of three VMs' lives; started again, it comes to the same
 // end, with no quota, capacity, address or record left behind.
 func TestCP09KilledAtEachDurableWrite(t *testing.T) {
 	if os.Getenv(crashDir) != "" {
@@ -57,7 +57,7 @@ func TestCP09KilledAtEachDurableWrite(t *testing.T) {
 	}
 }
 
-// TestCrashChild drives two VMs (one with the tenant's init data, one without) from nothing to deletion, from
+// TestCrashChild drives three VMs (one with the tenant's init data, one without, one by a template) from nothing to deletion, from
 // wherever an earlier process got to.
 func TestCrashChild(t *testing.T) {
 	dir := os.Getenv(crashDir)
@@ -83,7 +83,7 @@ func TestCrashChild(t *testing.T) {
 	})
 	e := k.env
 	e.joinWith(8, token, goodProbe)
-	two := group + "/providers/Microsoft.Compute/virtualMachines/two"
+	two, three := group+"/providers/Microsoft.Compute/virtualMachines/two", group+"/providers/Microsoft.Compute/virtualMachines/three"
 	made := filepath.Join(dir, "made")
 	if _, err := os.Stat(made); err != nil {
 		nics := []string{e.nic("n"), e.nic("n2")}
@@ -104,6 +104,17 @@ func TestCrashChild(t *testing.T) {
 			}
 			e.until(c[0], `"provisioningState":"Succeeded"`)
 		}
+		deployed := deployments + "/three"
+		if status, _, _ := e.call("GET", deployed, ""); status == 404 {
+			body := deployBody(strings.ReplaceAll(strings.ReplaceAll(vmTemplate, `"net":"net"`, `"net":"net3"`), "virtualNetworks/net\"", "virtualNetworks/net3\""), map[string]any{"image": imagePath, "name": "three"})
+			if status, out, _ := e.call("PUT", deployed, body); status != 201 {
+				t.Fatalf("PUT of the deployment: %d %v", status, out)
+			}
+		}
+		e.until(deployed, `"provisioningState":"Succeeded"`)
+		if status, out, _ := e.call("DELETE", deployed, ""); status != 204 {
+			t.Fatalf("DELETE of the deployment: %d %v", status, out)
+		}
 		if status, out, _ := e.call("POST", webURL+"/deallocate", ""); status != 202 {
 			t.Fatal(status, out)
 		}
@@ -112,7 +123,7 @@ func TestCrashChild(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, vm := range []string{webURL, two} {
+	for _, vm := range []string{webURL, two, three} {
 		if status, out, _ := e.call("DELETE", vm, ""); status/100 != 2 && status != 404 {
 			t.Fatal(status, out)
 		}
@@ -137,7 +148,7 @@ func TestCrashChild(t *testing.T) {
 	if err != nil || len(places) != 1 || len(places[0].Value.VMs) != 0 {
 		t.Errorf("capacity left: %+v, %v", places, err)
 	}
-	for _, kind := range []string{"vm", "vmstatus", "journey", "disk", "nic", "vnet", "encryptionset", "vault", "group"} {
+	for _, kind := range []string{"vm", "vmstatus", "journey", "disk", "nic", "vnet", "encryptionset", "vault", "group", "deployment", "deploymentsource"} {
 		if items, _, err := store.Of[any](db, kind).List(t.Context(), ""); err != nil || len(items) != 0 {
 			t.Errorf("left of kind %s: %v, %v", kind, items, err)
 		}

@@ -159,7 +159,7 @@ func (s Shape) clean(obj map[string]any, at string) (map[string]any, []Detail) {
 		target := strings.TrimPrefix(at+"."+canon, ".")
 		switch {
 		case !known && !harmless(v):
-			problems = append(problems, Detail{"InvalidParameter", fmt.Sprintf("Property '%s' is not supported here.", target), target})
+			problems = append(problems, Detail{Code: "InvalidParameter", Message: fmt.Sprintf("Property '%s' is not supported here.", target), Target: target})
 		case !known || rule.kind == readOnly:
 		case rule.kind == free:
 			if v != nil {
@@ -177,7 +177,7 @@ func (s Shape) clean(obj map[string]any, at string) (map[string]any, []Detail) {
 
 func (r Rule) clean(v any, at string) (any, []Detail) {
 	wrong := func(want string) (any, []Detail) {
-		return nil, []Detail{{"InvalidParameter", fmt.Sprintf("Property '%s' is %s; want %s.", at, describe(v), want), at}}
+		return nil, []Detail{{Code: "InvalidParameter", Message: fmt.Sprintf("Property '%s' is %s; want %s.", at, describe(v), want), Target: at}}
 	}
 	switch r.kind {
 	case text:
@@ -215,7 +215,7 @@ func (r Rule) clean(v any, at string) (any, []Detail) {
 			where := fmt.Sprintf("%s[%d]", at, i)
 			obj, ok := item.(map[string]any)
 			if !ok {
-				problems = append(problems, Detail{"InvalidParameter", fmt.Sprintf("Property '%s' is %s; want an object.", where, describe(item)), where})
+				problems = append(problems, Detail{Code: "InvalidParameter", Message: fmt.Sprintf("Property '%s' is %s; want an object.", where, describe(item)), Target: where})
 				continue
 			}
 			cleaned, bad := r.shape.clean(obj, where)
@@ -232,7 +232,7 @@ func (r Rule) clean(v any, at string) (any, []Detail) {
 				}
 			}
 		}
-		return nil, []Detail{{"InvalidParameter", fmt.Sprintf("The value %s of property '%s' is not allowed. Allowed values are: %s.", describe(v), at, strings.Join(r.words, ", ")), at}}
+		return nil, []Detail{{Code: "InvalidParameter", Message: fmt.Sprintf("The value %s of property '%s' is not allowed. Allowed values are: %s.", describe(v), at, strings.Join(r.words, ", ")), Target: at}}
 	}
 	return v, nil
 }

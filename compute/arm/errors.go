@@ -13,9 +13,10 @@ import (
 
 // Detail is one problem of a request.
 type Detail struct {
-	Code    string `json:"code"`
-	Message string `json:"message"`
-	Target  string `json:"target,omitempty"`
+	Code    string   `json:"code"`
+	Message string   `json:"message"`
+	Target  string   `json:"target,omitempty"`
+	Details []Detail `json:"details,omitempty"`
 }
 
 // Error is a refusal in Resource Manager's form. Status is the HTTP status; a permanent failure is never 5xx,
@@ -39,6 +40,11 @@ func Errorf(status int, code, format string, args ...any) *Error {
 func (e *Error) At(target string) *Error {
 	e.Target = target
 	return e
+}
+
+// Detail is the error as a part of another one.
+func (e *Error) Detail() Detail {
+	return Detail{Code: e.Code, Message: e.Message, Target: e.Target, Details: e.Details}
 }
 
 // Violations turns all problems of one request into one error, with the code and target of the first. It is nil

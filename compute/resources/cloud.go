@@ -24,7 +24,7 @@ type Cloud struct {
 }
 
 // Registered without being served: clients refuse to start when one of these is missing.
-var expected = []string{"Microsoft.Authorization", "Microsoft.CostManagement", "Microsoft.ManagedIdentity", "Microsoft.MarketplaceOrdering", "Microsoft.Resources", "Microsoft.Storage"}
+var expected = []string{"Microsoft.Authorization", "Microsoft.CostManagement", "Microsoft.ManagedIdentity", "Microsoft.MarketplaceOrdering", "Microsoft.Storage"}
 
 // Routes of the cloud's own calls.
 func (c *Cloud) Routes() []arm.Route {

@@ -280,6 +280,10 @@ func (e *evaluator) str(s, path string, p *place) (any, error) {
 		err = e.work.charge(v)
 	}
 	if err != nil {
+		var placed *Error
+		if e.taint && !errors.As(err, &placed) {
+			err = problem("the expression can't be evaluated; the reason is not told, since a secure parameter is in it")
+		}
 		return nil, at(err, path, "")
 	}
 	if e.taint {

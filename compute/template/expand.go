@@ -562,6 +562,18 @@ func (p *Plan) Parameters() map[string]Parameter {
 	return out
 }
 
+// Kept are the values of parameters that may be stored: those of secure ones only where they are empty.
+func (p *Plan) Kept() map[string]any {
+	out := map[string]any{}
+	for _, b := range p.eval.declared {
+		obj, _ := b.value.(map[string]any)
+		if empty := b.value == any(""); !b.secure() || empty || obj != nil && len(obj) == 0 {
+			out[b.name] = b.value
+		}
+	}
+	return out
+}
+
 // Secrets are the texts that come from secure parameters, longest first.
 func (p *Plan) Secrets() []string {
 	out := keys(toAny(p.eval.secrets))

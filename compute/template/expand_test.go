@@ -159,6 +159,7 @@ func TestExpandRefuses(t *testing.T) {
 		"a secret in a default":          {`"parameters":{"p":{"type":"secureString"},"q":{"type":"string","defaultValue":"[toUpper(parameters('p'))]"}},"resources":[]`, `{"p":"topsecret"}`, "would show a secure parameter", ""},
 		"a secret that is not allowed":   {`"parameters":{"p":{"type":"secureString","allowedValues":["othersecret"]}},"resources":[]`, `{"p":"topsecret"}`, "not part of the allowed value(s).", ""},
 		"a secret of another type":       {`"parameters":{"p":{"type":"secureString"}},"resources":[]`, `{"p":["topsecret"]}`, "type 'Array'", ""},
+		"a secret in a mistake":          {`"parameters":{"p":{"type":"secureString"}},"resources":[` + res("a", `"properties":"[resourceId('A.B/c',concat(toLower(parameters('p')),'/x'))]"`) + `]`, `{"p":"TOPSECRET"}`, "the reason is not told", "resources[0].properties"},
 		"values that double":             {`"variables":{` + strings.Join(bomb, ",") + `},"resources":[]`, "", "bytes of values", ""},
 		"texts that double":              {`"parameters":{"p":{"type":"string"}},"variables":{"copy":[{"name":"c","count":800,"input":"[concat(parameters('p'),parameters('p'))]"}]},"resources":[]`, `{"p":"` + strings.Repeat("x", 100_000) + `"}`, "bytes of values", ""},
 		"too many steps":                 {`"variables":{"l":"[range(0,10000)]","copy":[{"name":"c","count":800,"input":"[concat(string(variables('l')[0]),if(contains(variables('l'),-1),'','x'),if(contains(variables('l'),-1),'','x'),if(contains(variables('l'),-1),'','x'),if(contains(variables('l'),-1),'','x'))]"}]},"resources":[]`, "", "too many steps", ""},
@@ -324,13 +325,7 @@ func FuzzExpand(f *testing.F) {
 		if err != nil {
 			t.Fatalf("the public form is refused: %v", err)
 		}
-		kept := map[string]any{}
-		for name, v := range p.Parameters() {
-			if !strings.HasPrefix(v.Type, "Secure") {
-				kept[name] = v.Value
-			}
-		}
-		q, err := Expand(again, Inputs{Parameters: kept, Withheld: true, Scope: testScope})
+		q, err := Expand(again, Inputs{Parameters: p.Kept(), Withheld: true, Scope: testScope})
 		if err != nil || shape(q) != shape(p) {
 			t.Errorf("read again: %v", err)
 		}

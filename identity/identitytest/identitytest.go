@@ -22,7 +22,7 @@ const TenantID = "11111111-2222-3333-4444-555555555555"
 // Authority is the fake issuer's authority; nothing listens there.
 const Authority = "https://login.cloister.test"
 
-// Issuer is a fake issuer with two clients, whose secret is "secret".
+// Issuer is a fake issuer with the client "admin", whose secret is "secret", and others.
 type Issuer struct {
 	*provider.Provider
 	Key *rsa.PrivateKey
@@ -34,6 +34,9 @@ const AdminID = "aaaaaaaa-0000-0000-0000-000000000001"
 // ControlPlaneID is the client id and object id of another client, for the control plane's own identity.
 const ControlPlaneID = "cccccccc-0000-0000-0000-000000000001"
 
+// OtherIDs are clients, with the same secret, that have no role unless a test gives them one.
+var OtherIDs = []string{"aaaaaaaa-0000-0000-0000-000000000002", "aaaaaaaa-0000-0000-0000-000000000003", "aaaaaaaa-0000-0000-0000-000000000004"}
+
 // New makes an issuer whose clock is now.
 func New(t testing.TB, now func() time.Time) *Issuer {
 	t.Helper()
@@ -42,12 +45,13 @@ func New(t testing.TB, now func() time.Time) *Issuer {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256([]byte("secret"))
+	clients := []provider.Client{{ClientID: AdminID, ObjectID: AdminID, Name: "admin", SecretSHA256: hex.EncodeToString(sum[:])}}
+	for _, id := range append([]string{ControlPlaneID}, OtherIDs...) {
+		clients = append(clients, provider.Client{ClientID: id, ObjectID: id, Name: id, SecretSHA256: hex.EncodeToString(sum[:])})
+	}
 	p, err := provider.New(provider.Config{
 		Authority: Authority, TenantID: TenantID, Key: key, KeyID: "test", Now: now,
-		Clients: []provider.Client{
-			{ClientID: AdminID, ObjectID: AdminID, Name: "admin", SecretSHA256: hex.EncodeToString(sum[:])},
-			{ClientID: ControlPlaneID, ObjectID: ControlPlaneID, Name: "control plane", SecretSHA256: hex.EncodeToString(sum[:])},
-		},
+		Clients: clients,
 	})
 	if err != nil {
 		t.Fatal(err)
