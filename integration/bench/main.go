@@ -38,6 +38,7 @@ var groups = []struct {
 	{"launch", digests},
 	{"appraise", appraisals},
 	{"vtpm", tpmProxy},
+	{"keys", keyOperations},
 	{"platform", services},
 	{"release", release},
 	{"vm", vms},
@@ -46,7 +47,7 @@ var groups = []struct {
 func main() {
 	out := flag.String("o", "bench.json", "file for the figures")
 	bin := flag.String("bin", "bin", "folder of the programs")
-	names := flag.String("only", "", "groups to measure, with commas between: launch, appraise, vtpm, platform, release, vm (default: all)")
+	names := flag.String("only", "", "groups to measure, with commas between: launch, appraise, vtpm, keys, platform, release, vm (default: all)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -43,6 +43,7 @@ type Software struct {
 	at     mark            // of the file
 	epoch  uint64          // restores before; stays as it is
 	broken error           // set when it is unknown which state is on disk
+	opened opened          // private keys that were used just now
 }
 
 var _ Backend = (*Software)(nil)
@@ -231,6 +232,7 @@ func syncDir(dir string) (err error) {
 
 // Close lets another process open the file.
 func (s *Software) Close() error {
+	s.opened.drop()
 	var err error
 	if s.anchor != nil {
 		err = s.anchor.Close()
@@ -408,6 +410,10 @@ func encodeKey(key crypto.Signer) (private, public []byte, err error) {
 // use unseals material for the time of use: *rsa.PrivateKey, *ecdsa.PrivateKey or the bytes of an AES key.
 // Go cannot promise that no copy of a private key stays in memory; the encoded form is cleared.
 func (s *Software) use(at Address, m Material, do func(key any) error) error {
+	name := m.name(at)
+	if key := s.opened.get(name); key != nil {
+		return do(key)
+	}
 	plain, err := unseal(s.seal.material, m.Handle, []byte(at.String()))
 	if err != nil {
 		return fmt.Errorf("material of %s: %w", at, err)
@@ -420,6 +426,7 @@ func (s *Software) use(at Address, m Material, do func(key any) error) error {
 	if err != nil {
 		return fmt.Errorf("material of %s: %w", at, err)
 	}
+	s.opened.put(name, key)
 	return do(key)
 }
 
