@@ -44,9 +44,11 @@ func (u *Unfit) Unwrap() error { return u.err }
 // maxConverted bounds the root of a conversion, in bytes: an image may claim 4 TiB in a few, and each of its VMs copies it.
 const maxConverted = 64 << 30
 
-// converting boots with these beside CommandLine's words. The distribution is left as it is, and its fstab speaks of
-// partitions that the VM does not have; nothing but the root is mounted, and no swap that the host could offer.
-const converting = "fstab=no systemd.gpt_auto=no "
+// converting is what the command line has beside CommandLine's words. The distribution is left as it is, and its fstab
+// speaks of partitions that the VM does not have: nothing but the root is mounted, and no swap that the host could offer.
+// Units that measure phases of the boot would move PCR 11 away from what was predicted, or fail without a TPM library.
+const converting = "fstab=no systemd.gpt_auto=no systemd.mask=systemd-pcrphase-initrd.service systemd.mask=systemd-pcrphase-sysinit.service " +
+	"systemd.mask=systemd-pcrphase.service systemd.mask=systemd-pcrmachine.service systemd.mask=systemd-pcrfs-root.service "
 
 // Convert makes an image of a cloud image: the root and the kernel are the distribution's own, unchanged, but for blocks
 // that no file has, which become zeros. The same input and keys give the same bytes. An image that fits no TEE is refused

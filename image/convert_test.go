@@ -171,7 +171,7 @@ func TestConvert(t *testing.T) {
 		t.Fatal(err)
 	}
 	line, _ := uki.Find(sections, ".cmdline")
-	for _, word := range []string{"fstab=no", "systemd.gpt_auto=no", noCredentials} {
+	for _, word := range []string{"fstab=no", "systemd.gpt_auto=no", "systemd.mask=systemd-pcrphase.service", noCredentials} {
 		if !slices.Contains(strings.Fields(string(line)), word) {
 			t.Errorf("the command line %q has no %s", line, word)
 		}

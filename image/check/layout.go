@@ -153,6 +153,13 @@ func lines(s string) (out []string) {
 var virtual = map[string]bool{"proc": true, "sysfs": true, "tmpfs": true, "devpts": true, "devtmpfs": true, "efivarfs": true, "debugfs": true, "securityfs": true, "cgroup2": true, "swap": true, "overlay": true, "bpf": true, "mqueue": true, "hugetlbfs": true}
 
 func judgeMounts(_ context.Context, i *Image) (judgement, error) {
+	line, err := i.commandLine()
+	if err != nil {
+		return judgement{}, err
+	}
+	if i.ours() && strings.Contains(" "+line+" ", " fstab=no ") {
+		return pass("the signed command line says fstab=no"), nil
+	}
 	mounts, err := fstab(i.Root)
 	if err != nil {
 		return judgement{}, err

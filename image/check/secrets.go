@@ -170,6 +170,21 @@ var (
 	token = regexp.MustCompile(`\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36}\b|\bxox[baprs]-[0-9A-Za-z-]{20,}|AccountKey=[A-Za-z0-9+/]{40,}={0,2}|SharedAccessSignature=sv=`)
 )
 
+// marks are parts that each form has: looking for them first is many times faster than the forms themselves.
+var (
+	keyMarks   = []string{"PRIVATE KEY"}
+	tokenMarks = []string{"AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "xox", "AccountKey=", "SharedAccessSignature="}
+)
+
+func matches(form *regexp.Regexp, marks []string, b []byte) bool {
+	for _, m := range marks {
+		if bytes.Contains(b, []byte(m)) {
+			return form.Match(b)
+		}
+	}
+	return false
+}
+
 func judgeSecrets(ctx context.Context, i *Image) (judgement, error) {
 	var keys, tokens, used []string
 	w := walker{left: maxWalk}
@@ -197,9 +212,9 @@ func judgeSecrets(ctx context.Context, i *Image) (judgement, error) {
 			case err != nil:
 				return err
 			case bytes.HasPrefix(b, []byte("\x7fELF")) || strings.HasPrefix(p, "etc/ssh/ssh_host_"): // another rule's
-			case privateKey.Match(b), strings.HasPrefix(p, "var/lib/waagent/") && path.Ext(p) == ".prv":
+			case matches(privateKey, keyMarks, b), strings.HasPrefix(p, "var/lib/waagent/") && path.Ext(p) == ".prv":
 				keys = append(keys, p)
-			case token.Match(b):
+			case matches(token, tokenMarks, b):
 				tokens = append(tokens, p)
 			}
 			return nil

@@ -37,6 +37,7 @@ var groups = []struct {
 }{
 	{"launch", digests},
 	{"appraise", appraisals},
+	{"image", imageCheck},
 	{"vtpm", tpmProxy},
 	{"keys", keyOperations},
 	{"platform", services},
@@ -47,7 +48,7 @@ var groups = []struct {
 func main() {
 	out := flag.String("o", "bench.json", "file for the figures")
 	bin := flag.String("bin", "bin", "folder of the programs")
-	names := flag.String("only", "", "groups to measure, with commas between: launch, appraise, vtpm, keys, platform, release, vm (default: all)")
+	names := flag.String("only", "", "groups to measure, with commas between: launch, appraise, image, vtpm, keys, platform, release, vm (default: all)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
