@@ -3,7 +3,9 @@ package compute_test
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -411,5 +413,34 @@ func TestAnotherServerGoesOn(t *testing.T) {
 	d := e.want(200, "GET", deployments+"/d", "")
 	if text := jsonText(d); !strings.Contains(text, "SecureParameterLost") || len(d["properties"].(map[string]any)["outputResources"].([]any)) != 2 {
 		t.Errorf("%s", text)
+	}
+}
+
+// The template of the documentation makes what it says.
+func TestSampleTemplate(t *testing.T) {
+	raw, err := os.ReadFile("../docs/samples/vm.template.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newEnv(t)
+	e.join(8)
+	e.want(201, "PUT", group, `{"location":"local"}`)
+	given := map[string]any{"name": "web", "count": 2, "image": "debian", "sshKey": "ssh-ed25519 AAAA\n", "customData": "#cloud-config"}
+	if status, out := e.deploy("sample", deployBody(string(raw), given)); status != "Succeeded" {
+		t.Fatalf("%s %v", status, out)
+	}
+	outputs := jsonText(e.want(200, "GET", deployments+"/sample", "")["properties"].(map[string]any)["outputs"])
+	if !strings.Contains(outputs, `"value":["10.30.0.4","10.30.0.5"]`) && !strings.Contains(outputs, `"value":["10.30.0.5","10.30.0.4"]`) {
+		t.Error(outputs)
+	}
+	for _, name := range []string{"web-1", "web-2"} {
+		e.want(200, "GET", group+"/providers/Microsoft.Compute/virtualMachines/"+name, "")
+	}
+	for name, v := range map[string]any{"name": "a-name-too-long", "count": 10, "size": "Standard_D2s_v5"} {
+		bad := maps.Clone(given)
+		bad[name] = v
+		if status, out, _ := e.call("PUT", deployments+"/bad", deployBody(string(raw), bad)); status != 400 || !strings.Contains(jsonText(out), "template parameter '"+name+"'") {
+			t.Errorf("%s: %d %v", name, status, out)
+		}
 	}
 }

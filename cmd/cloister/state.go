@@ -11,6 +11,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"cloister.dev/cloister/compute/template"
 )
 
 // stateDir is --state, else $CLOISTER_STATE, else the XDG state directory. Source: XDG Base Directory
@@ -100,6 +102,9 @@ func explain(err error) string {
 
 // refusedByRule tells whether the control plane said no by one of its rules, rather than failing.
 func refusedByRule(err error) bool {
+	if bad := new(template.Error); errors.As(err, &bad) || errors.As(err, new(notValid)) {
+		return true
+	}
 	var r *azcore.ResponseError
 	return errors.As(err, &r) && r.StatusCode >= 400 && r.StatusCode < 500 && r.StatusCode != 404 && r.StatusCode != 401
 }

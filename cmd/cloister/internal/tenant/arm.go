@@ -51,18 +51,36 @@ const (
 	subnet  = "default"
 )
 
-// EnsureGroup makes the resource group and the network, or leaves them as they are.
-func (t *Tenant) EnsureGroup(ctx context.Context) (subnetID string, err error) {
+// MakeGroup makes the resource group, or leaves it as it is.
+func (t *Tenant) MakeGroup(ctx context.Context) error {
 	groups, err := armresources.NewResourceGroupsClient(t.Conn.SubscriptionID, t.Conn.Credential(), t.Conn.ARMOptions())
 	if err != nil {
-		return "", err
+		return err
 	}
 	if _, err := groups.Get(ctx, t.Group, nil); NotFound(err) {
 		if _, err := groups.CreateOrUpdate(ctx, t.Group, armresources.ResourceGroup{Location: &t.Conn.Location}, nil); err != nil {
-			return "", fmt.Errorf("resource group %s: %w", t.Group, err)
+			return fmt.Errorf("resource group %s: %w", t.Group, err)
 		}
 	} else if err != nil {
-		return "", fmt.Errorf("resource group %s: %w", t.Group, err)
+		return fmt.Errorf("resource group %s: %w", t.Group, err)
+	}
+	return nil
+}
+
+// Deployments are the SDK's clients for template deployments and their operations.
+func (t *Tenant) Deployments() (*armresources.DeploymentsClient, *armresources.DeploymentOperationsClient, error) {
+	all, err := armresources.NewDeploymentsClient(t.Conn.SubscriptionID, t.Conn.Credential(), t.Conn.ARMOptions())
+	if err != nil {
+		return nil, nil, err
+	}
+	operations, err := armresources.NewDeploymentOperationsClient(t.Conn.SubscriptionID, t.Conn.Credential(), t.Conn.ARMOptions())
+	return all, operations, err
+}
+
+// EnsureGroup makes the resource group and the network, or leaves them as they are.
+func (t *Tenant) EnsureGroup(ctx context.Context) (subnetID string, err error) {
+	if err := t.MakeGroup(ctx); err != nil {
+		return "", err
 	}
 	nets, err := armnetwork.NewVirtualNetworksClient(t.Conn.SubscriptionID, t.Conn.Credential(), t.Conn.ARMOptions())
 	if err != nil {
