@@ -15,6 +15,7 @@ import (
 
 	"cloister.dev/cloister/compute"
 	"cloister.dev/cloister/compute/deployment"
+	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/identity/identitytest"
 	"cloister.dev/cloister/identity/roles"
 	"cloister.dev/cloister/store"
@@ -316,6 +317,37 @@ func TestDeploymentThatFails(t *testing.T) {
 		if status != "Failed" || !strings.Contains(jsonText(out), r.want) || !strings.Contains(jsonText(out), "DeploymentFailed") {
 			t.Errorf("%s: %s %v", name, status, out)
 		}
+	}
+}
+
+// What goes wrong later, or is refused by a rule at once, is a detail of the deployment's error, as the resource itself says it.
+func TestVMThatFailsInADeployment(t *testing.T) {
+	for name, r := range map[string]struct {
+		option option
+		fail   *evidence.Refusal
+		code   string
+	}{
+		"its host can't start it": {func(*compute.Config, *compute.Deps) {}, evidence.Refuse(evidence.CodePolicy, "snp.guest_svn", "1", "2"), "VMStartFailed"},
+		"its quota is used up":    {func(c *compute.Config, _ *compute.Deps) { c.Quota.Cores = 1 }, nil, "OperationNotAllowed"},
+		"several rules refuse it": {func(c *compute.Config, _ *compute.Deps) { c.Location, c.Zones = location, nil }, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t, r.option)
+			host := e.join(8)
+			host.mu.Lock()
+			host.fail = r.fail
+			host.mu.Unlock()
+			e.want(201, "PUT", group, `{"location":"local"}`)
+			template, want := vmTemplate, r.code
+			if want == "" {
+				template, want = strings.Replace(strings.Replace(vmTemplate, "Standard_DC2as_v5", "Standard_D2s_v5", 1), `"vTpmEnabled":true`, `"vTpmEnabled":false`, 1), "details"
+			}
+			status, out := e.deploy("d", deployBody(template, map[string]any{"image": imagePath}))
+			details, _ := out["error"].(map[string]any)["details"].([]any)
+			if status != "Failed" || len(details) != 1 || want != "details" && details[0].(map[string]any)["code"] != want || want == "details" && len(details[0].(map[string]any)["details"].([]any)) < 2 {
+				t.Errorf("%s %v", status, out)
+			}
+		})
 	}
 }
 

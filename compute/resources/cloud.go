@@ -48,6 +48,7 @@ func (c *Cloud) endpoints(_ context.Context, r *arm.Request) (*arm.Response, err
 		"resourceManager":                       c.Endpoint + "/",
 		"graphAudience":                         c.Endpoint + "/graph/",
 		"graph":                                 c.Endpoint + "/graph/",
+		"graphEndpoint":                         c.Endpoint + "/graph/", // az 2.45 reads this one
 		"microsoftGraphResourceId":              c.Endpoint + "/graph/",
 		"portal":                                c.Endpoint + "/",
 		"gallery":                               c.Endpoint + "/",
