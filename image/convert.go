@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/image/check"
@@ -46,9 +47,15 @@ const maxConverted = 64 << 30
 
 // converting is what the command line has beside CommandLine's words. The distribution is left as it is, and its fstab
 // speaks of partitions that the VM does not have: nothing but the root is mounted, and no swap that the host could offer.
-// Units that measure phases of the boot would move PCR 11 away from what was predicted, or fail without a TPM library.
-const converting = "fstab=no systemd.gpt_auto=no systemd.mask=systemd-pcrphase-initrd.service systemd.mask=systemd-pcrphase-sysinit.service " +
-	"systemd.mask=systemd-pcrphase.service systemd.mask=systemd-pcrmachine.service systemd.mask=systemd-pcrfs-root.service "
+var converting = "fstab=no systemd.gpt_auto=no systemd.mask=" + strings.Join(measuring, " systemd.mask=") + " "
+
+// measuring are units of systemd that measure phases of the boot, which would move PCR 11 away from what was predicted, or
+// that predict PCRs for a policy of their own. Without a TPM library in the image they fail.
+var measuring = []string{
+	"systemd-pcrphase-initrd.service", "systemd-pcrphase-sysinit.service", "systemd-pcrphase.service", "systemd-pcrmachine.service", "systemd-pcrfs-root.service",
+	"systemd-pcrlock-make-policy.service", "systemd-pcrlock-firmware-code.service", "systemd-pcrlock-firmware-config.service",
+	"systemd-pcrlock-secureboot-authority.service", "systemd-pcrlock-secureboot-policy.service",
+}
 
 // Convert makes an image of a cloud image: the root and the kernel are the distribution's own, unchanged, but for blocks
 // that no file has, which become zeros. The same input and keys give the same bytes. An image that fits no TEE is refused
@@ -158,15 +165,18 @@ func convert(ctx context.Context, o ConvertOptions) (*Manifest, error) {
 	})
 }
 
-// guestsIn says for each TEE what the check said.
+// guestsIn says for each TEE what the check said: why not, or which driver the kernel has.
 func guestsIn(r *check.Report) (out []Guest) {
+	drivers := map[check.TEE]string{check.SEVSNP: "IMG-KERNEL-SNP", check.TDX: "IMG-KERNEL-TDX"}
 	for _, f := range r.Fits {
-		g := Guest{TEE: string(f.TEE), Supported: f.Verdict == check.Pass, Reason: "all requirements are met"}
+		g := Guest{TEE: string(f.TEE), Supported: f.Verdict == check.Pass, Reason: "needs no guest driver"}
+		id := drivers[f.TEE]
 		if !g.Supported {
-			for _, x := range r.Findings {
-				if x.ID == f.Because[0] {
-					g.Reason = x.Reason
-				}
+			id = f.Because[0]
+		}
+		for _, x := range r.Findings {
+			if x.ID == id {
+				g.Reason = x.Reason
 			}
 		}
 		out = append(out, g)
@@ -223,7 +233,11 @@ func copyRoot(ctx context.Context, path string, from *check.Image) error {
 	return out.Close()
 }
 
-const maxStatus = 32 << 20 // bytes of dpkg's list of packages
+// Bounds, in bytes: of dpkg's list of packages and of modules.dep, and of all modules in the initial RAM disk.
+const (
+	maxStatus  = 32 << 20
+	maxModules = 32 << 20
+)
 
 // packagesOf lists a Debian root's packages; other distributions' are not listed.
 func packagesOf(root fs.FS) ([]Package, error) {
@@ -281,17 +295,21 @@ func initrdModules(ctx context.Context, from *check.Image) ([]initrd.Module, err
 		return nil, err
 	}
 	var out []initrd.Module
+	left := maxModules
 	for _, p := range order {
 		if !fs.ValidPath(p) {
-			return nil, evidence.Refuse(evidence.CodeParse, "modules.dep", p, "a path below "+dir)
+			return nil, evidence.Refuse(evidence.CodeParse, "modules.dep", fmt.Sprintf("%q", p), "a path below "+dir)
 		}
 		raw, err := readModule(ctx, from.Root, dir+"/"+p)
 		if err != nil {
-			return nil, fmt.Errorf("module %s: %w", p, err)
+			return nil, fmt.Errorf("module %q: %w", p, err)
+		}
+		if left -= len(raw); left < 0 {
+			return nil, evidence.Refuse(evidence.CodeUnsupported, "modules.dep", "more modules", fmt.Sprintf("at most %d bytes of them", maxModules))
 		}
 		name, ok := check.ModuleName(p)
 		if !ok {
-			return nil, evidence.Refuse(evidence.CodeUnsupported, "modules.dep", p, "a module's file")
+			return nil, evidence.Refuse(evidence.CodeUnsupported, "modules.dep", fmt.Sprintf("%q", p), "a module's file")
 		}
 		out = append(out, initrd.Module{Name: name + ".ko", Data: raw})
 	}

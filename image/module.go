@@ -13,12 +13,13 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/image/check"
 )
 
 // Bounds on one module, compressed or not, and on the memory of its decompression.
 const (
-	maxModule    = 64 << 20 // bytes
-	moduleWindow = 64 << 20
+	maxModule    = 16 << 20 // bytes
+	moduleWindow = 16 << 20
 )
 
 // readModule reads a module and takes its compression off: init hands modules to the kernel as they are. xz has no
@@ -49,7 +50,7 @@ func readModule(ctx context.Context, root fs.FS, name string) ([]byte, error) {
 }
 
 func malformedModule(name string, err error) error {
-	return evidence.Refuse(evidence.CodeParse, name, err.Error(), "a module that decompresses")
+	return evidence.Refuse(evidence.CodeParse, check.Clean(name), err.Error(), "a module that decompresses")
 }
 
 func bounded(name string, r io.Reader) ([]byte, error) {
@@ -58,7 +59,7 @@ func bounded(name string, r io.Reader) ([]byte, error) {
 		return nil, malformedModule(name, err)
 	}
 	if len(b) > maxModule {
-		return nil, evidence.Refuse(evidence.CodeUnsupported, name, "a larger module", fmt.Sprintf("at most %d bytes", maxModule))
+		return nil, evidence.Refuse(evidence.CodeUnsupported, check.Clean(name), "a larger module", fmt.Sprintf("at most %d bytes", maxModule))
 	}
 	return b, nil
 }

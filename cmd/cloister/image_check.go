@@ -115,7 +115,7 @@ func notRead(path string, err error) error {
 	if evidence.CodeOf(err) == "" {
 		return err
 	}
-	return fmt.Errorf("%s cannot be read: %s", path, err.Error())
+	return fmt.Errorf("%s cannot be read: %s", path, check.Clean(err.Error()))
 }
 
 func printChecked(to io.Writer, c *checked) error {

@@ -199,7 +199,7 @@ func (i *Image) Report(ctx context.Context, progress func(string)) (*Report, err
 		if tees == nil {
 			tees = TEEs
 		}
-		r.Findings = append(r.Findings, Finding{rule.id, rule.requirement, tees, j.verdict, j.reason, j.remedy})
+		r.Findings = append(r.Findings, Finding{rule.id, rule.requirement, tees, j.verdict, Clean(j.reason), Clean(j.remedy)})
 	}
 	for _, t := range TEEs {
 		r.Fits = append(r.Fits, fit(t, r.Findings))

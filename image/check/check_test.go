@@ -276,6 +276,15 @@ func TestRules(t *testing.T) {
 	}
 }
 
+func TestReasonsHaveNoEscapes(t *testing.T) {
+	files := sound()
+	files["etc/cloud/cloud.cfg.d/\x1b[2J.cfg"] = "ephemeral0\n"
+	findings, _ := judge(t, image(t, files))
+	if f := findings["IMG-TEMP-DISK"]; f.Verdict != Warn || strings.Contains(f.Reason, "\x1b") {
+		t.Errorf("%s, %q", f.Verdict, f.Reason)
+	}
+}
+
 func TestBootChain(t *testing.T) {
 	kernel := []uki.Section{{Name: ".linux", Data: []byte("x")}, {Name: ".cmdline", Data: []byte("quiet cloister.verity=1_2")}}
 	for _, c := range []struct {

@@ -22,7 +22,8 @@ import (
 const (
 	maxText   = 1 << 20
 	maxKernel = 128 << 20
-	maxEFI    = 128 << 20
+	maxEFI    = 64 << 20
+	maxAllEFI = 256 << 20 // of all EFI programs together
 )
 
 // Image is an opened disk image.
@@ -113,9 +114,15 @@ func (i *Image) findSystemPartition() error {
 	if i.esp, err = f.Files(); err != nil {
 		return err
 	}
+	left := int64(maxAllEFI)
 	for _, x := range i.esp {
 		if !strings.EqualFold(path.Ext(x.Path), ".efi") {
 			continue
+		}
+		if left -= x.Size; left < 0 || x.Size > maxEFI {
+			i.espErr = evidence.Refuse(evidence.CodeUnsupported, "system partition", "larger programs", fmt.Sprintf("at most %d bytes each, and %d in all", maxEFI, maxAllEFI))
+			i.loaders = nil
+			return nil
 		}
 		raw, err := f.Read(x, maxEFI)
 		if err != nil {
@@ -306,6 +313,11 @@ func printable(s string) string {
 	if len(s) > 200 {
 		s = s[:200]
 	}
+	return Clean(s)
+}
+
+// Clean takes out what a terminal would act on: names in a stranger's image may hold anything.
+func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
 			return '?'

@@ -3,11 +3,14 @@ package check
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io/fs"
 	"path"
 	"regexp"
 	"sort"
 	"strings"
+
+	"cloister.dev/cloister/evidence"
 )
 
 // What a rule finds it names by its path, never by its content.
@@ -162,7 +165,11 @@ var searched = []string{"etc", "root", "home", "opt", "srv", "usr/local", "var/l
 // passed over: packages' own data, which hold no secrets and are many.
 var passedOver = map[string]bool{"var/lib/dpkg": true, "var/lib/apt": true, "etc/ssl/certs": true, "etc/alternatives": true, "var/lib/ucf": true}
 
-const maxSearched = 128 << 10 // bytes of a file that is searched
+// Bounds on the search, in bytes: of a file, and in all. Many names may lead to one file.
+const (
+	maxSearched    = 128 << 10
+	maxSearchedAll = 4 << 30
+)
 
 var (
 	privateKey = regexp.MustCompile(`(?m)^-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----\r?$`)
@@ -187,7 +194,7 @@ func matches(form *regexp.Regexp, marks []string, b []byte) bool {
 
 func judgeSecrets(ctx context.Context, i *Image) (judgement, error) {
 	var keys, tokens, used []string
-	w := walker{left: maxWalk}
+	w, left := walker{left: maxWalk}, int64(maxSearchedAll)
 	for _, dir := range searched {
 		err := w.walk(i.Root, dir, func(p string, d fs.DirEntry) error {
 			if err := ctx.Err(); err != nil {
@@ -206,6 +213,9 @@ func judgeSecrets(ctx context.Context, i *Image) (judgement, error) {
 			}
 			if info.Size() > maxSearched {
 				return nil
+			}
+			if left -= info.Size(); left < 0 {
+				return evidence.Refuse(evidence.CodeUnsupported, dir, "more to search", fmt.Sprintf("at most %d bytes", int64(maxSearchedAll)))
 			}
 			b, err := read(i.Root, p, maxSearched)
 			switch {

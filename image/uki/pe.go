@@ -104,6 +104,7 @@ func Sections(pe []byte) ([]Section, error) {
 	}
 	seen := map[string]bool{}
 	var out []Section
+	var total uint64
 	for i := range l.sections {
 		h := l.header(pe, i)
 		if seen[h.name] {
@@ -114,6 +115,10 @@ func Sections(pe []byte) ([]Section, error) {
 		end := uint64(h.pointerToRawData) + uint64(n)
 		if n > 0 && (end > uint64(len(pe)) || h.pointerToRawData < uint32(l.sizeOfHeaders)) {
 			return nil, malformed("section "+h.name, fmt.Sprintf("%d bytes at %#x", n, h.pointerToRawData), "data inside the file, after the headers")
+		}
+		// Sections may share bytes of the file: together they may have more than it, but not many times as many.
+		if total += uint64(h.virtualSize); total > 2*uint64(len(pe))+16<<20 {
+			return nil, malformed("sections", fmt.Sprintf("%d bytes in memory", total), fmt.Sprintf("no more than twice the file's %d", len(pe)))
 		}
 		if uint64(h.virtualSize) > uint64(len(pe))+pageAlignment {
 			return nil, malformed("section "+h.name, fmt.Sprintf("virtual size %d", h.virtualSize), "no more than the file holds")

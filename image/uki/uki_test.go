@@ -104,6 +104,64 @@ func TestAssembleRefuses(t *testing.T) {
 	}
 }
 
+// TestSVC19SectionsThatShareBytes: a file says how much memory its sections take.
+func TestSVC19SectionsThatShareBytes(t *testing.T) {
+	sections := sample()
+	sections[len(sections)-1].Data = make([]byte, 20<<20)
+	pe, err := Assemble(stub(t), sections)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Sections(pe); err != nil {
+		t.Fatalf("positive twin: %v", err)
+	}
+	l, err := parseLayout(pe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := pe[l.table+(l.sections-1)*sectionHeaderSize:][8:24]
+	for i := l.sections - len(sections); i < l.sections-1; i++ {
+		copy(pe[l.table+i*sectionHeaderSize+8:], last)
+	}
+	if _, err := Sections(pe); evidence.CodeOf(err) != evidence.CodeParse {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestSignatures(t *testing.T) {
+	key, cert := newKey(t, "db")
+	pe, err := Assemble(stub(t), sample())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := Signatures(pe); n != 0 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if pe, err = Sign(pe, key, cert); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := Signatures(pe); n != 1 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	l, err := parseLayout(pe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end, _, err := l.signatures(pe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, length := range []uint32{0, 7, 0xffffffff} {
+		binary.LittleEndian.PutUint32(pe[end:], length)
+		if _, err := Signatures(pe); evidence.CodeOf(err) != evidence.CodeParse {
+			t.Errorf("an entry of %d bytes: %v", length, err)
+		}
+	}
+	if _, err := Signatures([]byte("no program")); evidence.CodeOf(err) != evidence.CodeParse {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestSignVerify(t *testing.T) {
 	key, cert := newKey(t, "db")
 	_, other := newKey(t, "other")
