@@ -57,7 +57,7 @@ func judgeSystemPartition(_ context.Context, i *Image) (judgement, error) {
 	case i.table == nil:
 		return unknown("", "there is no partition table"), nil
 	case i.espErr != nil:
-		return warn("converting makes one", "%s: %s", i.espErr.Field, i.espErr.Got), nil
+		return warn("converting makes one", "%s", i.espErr.Got), nil
 	}
 	return pass("FAT with %d files", len(i.esp)), nil
 }
