@@ -1,10 +1,15 @@
 package compute_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"log/slog"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -474,5 +479,99 @@ func TestSampleTemplate(t *testing.T) {
 		if status, out, _ := e.call("PUT", deployments+"/bad", deployBody(string(raw), bad)); status != 400 || !strings.Contains(jsonText(out), "template parameter '"+name+"'") {
 			t.Errorf("%s: %d %v", name, status, out)
 		}
+	}
+}
+
+// A group keeps 800 deployments: the oldest that is over makes room; where none is, a new one is refused.
+func TestOldDeploymentsMakeRoom(t *testing.T) {
+	e := newEnv(t)
+	e.want(201, "PUT", group, `{"location":"local"}`)
+	if s, out := e.deploy("first", deployBody(oneTemplate(), nil)); s != "Succeeded" {
+		t.Fatalf("%s %v", s, out)
+	}
+	db := store.Open(e.etcd, "/cloister/compute")
+	records := store.Of[deployment.Deployment](db, "deployment")
+	it, err := records.Get(t.Context(), strings.ToLower(deployments+"/first"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The others are under way at another server.
+	if err := store.Of[time.Time](db, "deploymentowner").Put(t.Context(), "other", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	d := it.Value
+	for i := range 799 {
+		d.ID.Name, d.Run, d.State, d.Owner = fmt.Sprint("busy", i), fmt.Sprint("run", i), "Running", "other"
+		if err := records.Put(t.Context(), d.ID.Key(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s, out := e.deploy("next", deployBody(oneTemplate(), nil)); s != "Succeeded" {
+		t.Errorf("the oldest makes room: %s %v", s, out)
+	}
+	if status, _, _ := e.call("GET", deployments+"/first", ""); status != 404 {
+		t.Errorf("the oldest: %d", status)
+	}
+	if s, out := e.deploy("next", deployBody(oneTemplate(), nil)); s != "Succeeded" {
+		t.Errorf("the same again needs no room: %s %v", s, out)
+	}
+	next, err := records.Get(t.Context(), strings.ToLower(deployments+"/next"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.Value.State, next.Value.Owner = "Running", "other"
+	if err := records.Update(t.Context(), next); err != nil {
+		t.Fatal(err)
+	}
+	status, out, _ := e.call("PUT", deployments+"/more", deployBody(oneTemplate(), nil))
+	if code, _, _ := errorOf(out); status != 409 || code != "DeploymentQuotaExceeded" {
+		t.Errorf("no room: %d %v", status, out)
+	}
+}
+
+// One of two servers on one store ends in the middle of a deployment: the other brings it to its end, and nothing is doubled.
+func TestTheOtherServerFinishes(t *testing.T) {
+	e := newEnv(t)
+	e.join(8)
+	e.want(201, "PUT", group, `{"location":"local"}`)
+	e.keys.hold(errors.New("the key keeper does not answer"))
+	cfg := e.cfg
+	cfg.StateDir = t.TempDir()
+	other, err := compute.New(cfg, compute.Deps{Etcd: e.etcd, MintVM: e.issuer.MintVM, Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Keys: e.keys, Maker: e.keys, Judge: judgeFake})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- other.Run(ctx) }()
+	front := httptest.NewTLSServer(other.ARM())
+	defer front.Close()
+	tok, err := e.issuer.MintClient(identitytest.AdminID, e.arm.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequest("PUT", front.URL+deployments+"/d?api-version=2021-04-01", strings.NewReader(deployBody(vmTemplate, map[string]any{"image": imagePath})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+tok)
+	resp, err := front.Client().Do(req)
+	if err != nil || resp.StatusCode != 201 {
+		t.Fatal(resp, err)
+	}
+	resp.Body.Close()
+	e.until(deployments+"/d/operations", `"resourceName":"web","resourceType":"Microsoft.Compute/virtualMachines"`)
+	stop()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	e.keys.hold(nil)
+	if s, out := e.waitDone(resp.Header); s != "Succeeded" { // polled at the server that is left
+		t.Errorf("%s %v", s, out)
+	}
+	list := e.want(200, "GET", "/subscriptions/"+sub+"/resources", "")
+	if n := len(list["value"].([]any)); n != 4 { // network, interface, disk, VM
+		t.Errorf("%d resources: %v", n, list)
 	}
 }

@@ -27,6 +27,7 @@ func TestHello(t *testing.T) {
 
 	t.Run("the installation is ready for Azure's clients", s.sub(testInstallation))
 	t.Run("bad requests are refused and change nothing", s.sub(testBadRequests))
+	t.Run("templates are deployed, and secure parameters are nowhere", s.sub(testTemplates))
 	t.Run("the VM comes up and proves itself", s.sub(testCreate))
 	t.Run("the evidence is as predicted", s.sub(testEvidence))
 	t.Run("HD-06 inside, nothing of the host's arrived", s.sub(testInside))

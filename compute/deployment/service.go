@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -195,6 +196,9 @@ func (s *Service) put(ctx context.Context, r *arm.Request) (*arm.Response, error
 	case errors.Is(err, store.ErrNotFound):
 		status = http.StatusCreated
 		it = store.Item[Deployment]{ID: d.ID.Key()}
+		if err := s.makeRoom(ctx, d.ID); err != nil {
+			return nil, err
+		}
 	case err != nil:
 		return nil, err
 	case !it.Value.over():
@@ -220,6 +224,34 @@ func (s *Service) put(ctx context.Context, r *arm.Request) (*arm.Response, error
 	wire := d.wire(s.Now())
 	wire["properties"].(map[string]any)["provisioningState"] = "Accepted" // wire made it
 	return &arm.Response{Status: status, Header: s.header(d, r.Version), Body: wire}, nil
+}
+
+// maxKept is how many deployments a resource group keeps, as in Azure.
+const maxKept = 800
+
+// makeRoom forgets the oldest deployments of a full group, as Azure does: az makes a new one for each VM.
+func (s *Service) makeRoom(ctx context.Context, id arm.ID) error {
+	items, _, err := s.Store.List(ctx, tracked.Prefix(id.Subscription, id.Group, Type))
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(items, func(a, b store.Item[Deployment]) int { return a.Value.Start.Compare(b.Value.Start) })
+	left := len(items)
+	for _, it := range items {
+		if left < maxKept {
+			return nil
+		}
+		if it.Value.over() {
+			if err := s.remove(ctx, it); err != nil && !errors.Is(err, store.ErrConflict) { // a conflict: another call forgot it
+				return err
+			}
+			left--
+		}
+	}
+	if left < maxKept {
+		return nil
+	}
+	return arm.Errorf(http.StatusConflict, "DeploymentQuotaExceeded", "Creating the deployment '%s' would exceed the quota of '%d'. The current deployment count is '%d', please delete some deployments before creating a new one.", id.Name, maxKept, left)
 }
 
 func active(d Deployment) error {
