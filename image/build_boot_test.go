@@ -6,8 +6,12 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/image/check"
 )
 
 // wholeImage builds (or takes from the cache) the real image. CLOISTER_IMAGE_OUT keeps it between runs.
@@ -41,6 +45,23 @@ func TestBuildWholeImage(t *testing.T) {
 	}
 	if err := loaded.Check(filepath.Dir(m.Path(KindDisk))); err != nil {
 		t.Fatal(err)
+	}
+	f, err := os.Open(m.Path(KindDisk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	report, err := check.Run(context.Background(), f, m.Disk.Size, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := report.Err(check.Software); err != nil {
+		t.Errorf("it does not pass its own check: %v", err)
+	}
+	for tee, id := range map[check.TEE]string{check.SEVSNP: "IMG-KERNEL-SNP", check.TDX: "IMG-KERNEL-TDX"} {
+		if err := report.Err(tee); evidence.CodeOf(err) != evidence.CodeConfig || !strings.HasSuffix(err.Error(), "(image check: "+id+")") {
+			t.Errorf("%s: %v, want %s alone", tee, err, id)
+		}
 	}
 	if loaded.Digest != m.Digest {
 		t.Errorf("loaded digest %s, built %s", loaded.Digest, m.Digest)
