@@ -22,8 +22,10 @@ import (
 )
 
 const (
-	workers    = 4 // deployments that one server goes on with at once
-	parallel   = 8 // resources of one deployment that are asked for at once
+	workers    = 4         // deployments that one server goes on with at once
+	parallel   = 8         // resources of one deployment that are asked for at once
+	maxWeight  = 512 << 20 // bytes of the plans that one server holds
+	maxTries   = 5         // of a resource whose call ends in a failure of this server, not in a refusal
 	pollEvery  = 250 * time.Millisecond
 	ownerTTL   = 10 // seconds that a server may be silent before others take its deployments
 	enlistEach = 2 * time.Second
@@ -113,16 +115,25 @@ func (s *Service) delist(ctx context.Context) {
 	s.listed.Store(false)
 }
 
-func (s *Service) keep(d Deployment, l *live) {
+// keep holds a deployment in memory while it runs, unless there is too much of that already.
+func (s *Service) keep(d Deployment, l *live) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.weight+l.plan.Weight() > maxWeight && s.weight > 0 {
+		return arm.Errorf(http.StatusTooManyRequests, "TooManyRequests", "Too many deployments are under way. Try again when some have ended.")
+	}
+	s.weight += l.plan.Weight()
 	s.live[d.Run] = l
+	return nil
 }
 
 func (s *Service) drop(d Deployment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.live, d.Run)
+	if l := s.live[d.Run]; l != nil {
+		s.weight -= l.plan.Weight()
+		delete(s.live, d.Run)
+	}
 }
 
 // alive gives what this server has in memory of a deployment, or makes it anew without the secrets.
@@ -134,14 +145,29 @@ func (s *Service) alive(ctx context.Context, d Deployment) (*live, error) {
 		return l, nil
 	}
 	src, err := s.Sources.Get(ctx, d.ID.Key())
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, lost{err}
+	} else if err != nil {
+		return nil, err
+	}
+	plan, err := s.again(d, src.Value)
+	if err != nil {
+		return nil, lost{err}
+	}
+	l = &live{plan: plan}
+	return l, s.keep(d, l)
+}
+
+// lost is why a deployment can never go on.
+type lost struct{ error }
+
+// again expands what was stored, and compares it with what was begun.
+func (s *Service) again(d Deployment, src Source) (*template.Plan, error) {
+	t, err := template.Parse(src.Template)
 	if err != nil {
 		return nil, err
 	}
-	t, err := template.Parse(src.Value.Template)
-	if err != nil {
-		return nil, err
-	}
-	v, err := template.Read(src.Value.Parameters)
+	v, err := template.Read(src.Parameters)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +175,7 @@ func (s *Service) alive(ctx context.Context, d Deployment) (*live, error) {
 	if !ok {
 		return nil, errors.New("stored parameters are no object")
 	}
-	plan, err := template.Expand(t, template.Inputs{Parameters: values, Withheld: true, Scope: s.scope(d.ID, src.Value)})
+	plan, err := template.Expand(t, template.Inputs{Parameters: values, Withheld: true, Scope: s.scope(d.ID, src)})
 	if err != nil {
 		return nil, err
 	}
@@ -158,9 +184,7 @@ func (s *Service) alive(ctx context.Context, d Deployment) (*live, error) {
 	}) {
 		return nil, errors.New("the stored template gives other resources than before")
 	}
-	l = &live{plan: plan, withheld: true}
-	s.keep(d, l)
-	return l, nil
+	return plan, nil
 }
 
 // advance does what can be done now, and says when to look again; zero: when something changes.
@@ -184,9 +208,14 @@ func (s *Service) advance(ctx context.Context, key string) (time.Duration, error
 		return 0, s.take(ctx, it) // the write brings it back
 	}
 	l, err := s.alive(ctx, it.Value)
-	if err != nil {
+	switch e := arm.AsError(err); {
+	case e != nil && e.Status == http.StatusTooManyRequests:
+		return enlistEach, nil // when others have ended
+	case errors.As(err, new(lost)):
 		s.Log.Error("a deployment can't go on", "deployment", key, "error", err)
 		return 0, s.finish(ctx, it, failed, operations.Failed, arm.Errorf(http.StatusConflict, "DeploymentFailed", "The deployment can't go on after a restart of the control plane. Deploy again."))
+	case err != nil:
+		return 0, err
 	}
 	changed, err := s.poll(ctx, &it.Value, l)
 	if err != nil {
@@ -338,6 +367,10 @@ func (s *Service) ask(ctx context.Context, d *Deployment, st *Step, l *live, bod
 	switch {
 	case e != nil && (e.Code == arm.AnotherOperation || e.Status == http.StatusTooManyRequests):
 		st.State = pending // it passes
+		return
+	case e != nil && e.Status >= http.StatusInternalServerError && st.Tries < maxTries:
+		st.State = pending
+		st.Tries++
 		return
 	case e != nil:
 		s.fail(st, l, e)

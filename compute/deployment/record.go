@@ -63,6 +63,7 @@ type Step struct {
 	DependsOn []int       `json:"dependsOn,omitempty"` // indexes of steps
 	State     string      `json:"state"`
 	Status    int         `json:"status,omitempty"` // HTTP status of the last answer
+	Tries     int         `json:"tries,omitempty"`
 	Polled    string      `json:"polled,omitempty"` // what is polled: id of an operation, or "resource"
 	Start     time.Time   `json:"start"`
 	End       time.Time   `json:"end"`

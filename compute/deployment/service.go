@@ -51,13 +51,13 @@ type Service struct {
 	name   string // of this server among the owners
 	listed atomic.Bool
 	mu     sync.Mutex
-	live   map[string]*live // by key and run
+	live   map[string]*live // by run
+	weight int64            // of all plans in live
 }
 
 // live is what a server has of a deployment in memory.
 type live struct {
-	plan     *template.Plan
-	withheld bool // the values of secure parameters are lost
+	plan *template.Plan // where the deployment was taken over: without the values of secure parameters
 }
 
 // Init must be called once.
@@ -215,7 +215,9 @@ func (s *Service) put(ctx context.Context, r *arm.Request) (*arm.Response, error
 	s.Store.UpdateIn(tx, it)
 	s.Sources.PutIn(tx, d.ID.Key(), src)
 	s.Operations.Store.CreateIn(tx, op.ID, op)
-	s.keep(d, &live{plan: plan})
+	if err := s.keep(d, &live{plan: plan}); err != nil {
+		return nil, err
+	}
 	if err := tx.Commit(ctx); err != nil {
 		s.drop(d)
 		return nil, err

@@ -70,6 +70,7 @@ type Plan struct {
 	Resources []*Resource
 	eval      *evaluator
 	names     *names
+	weight    int64
 	outputs   []output
 }
 
@@ -114,7 +115,11 @@ func Expand(t *Template, in Inputs) (*Plan, error) {
 	if err := p.order(); err != nil {
 		return nil, err
 	}
-	return p, p.declareOutputs()
+	if err := p.declareOutputs(); err != nil {
+		return nil, err
+	}
+	p.weight = maxWork - e.work.made + weigh(t.doc, maxWork)
+	return p, nil
 }
 
 // What may stand in a resource beside what goes into its body.
@@ -561,6 +566,9 @@ func (p *Plan) Parameters() map[string]Parameter {
 	}
 	return out
 }
+
+// Weight is how much the plan holds in memory, roughly, in bytes.
+func (p *Plan) Weight() int64 { return p.weight }
 
 // Kept are the values of parameters that may be stored: those of secure ones only where they are empty.
 func (p *Plan) Kept() map[string]any {
