@@ -414,11 +414,20 @@ func (s *Service) done(st *Step) {
 
 // fail notes why a step failed, without what comes from secure parameters.
 func (s *Service) fail(st *Step, l *live, e *arm.Error) {
-	detail := redact(e.Detail(), l.plan.Secrets())
+	detail := tell(e.Detail(), l.plan)
 	if detail.Target == "" {
 		detail.Target = st.ID
 	}
 	st.State, st.End, st.Polled, st.Status, st.Error = failed, s.Now().UTC(), "", e.Status, &detail
+}
+
+// tell is an error without what comes from secure parameters.
+func tell(d arm.Detail, p *template.Plan) arm.Detail {
+	secrets, ok := p.Secrets()
+	if !ok {
+		return arm.Detail{Code: d.Code, Message: "The reason is not told, since it can't be told without the many values of secure parameters."}
+	}
+	return redact(d, secrets)
 }
 
 func redact(d arm.Detail, secrets []string) arm.Detail {
@@ -484,7 +493,7 @@ func (s *Service) conclude(ctx context.Context, it store.Item[Deployment], l *li
 			detail = failure.Detail()
 		}
 		e := arm.Errorf(http.StatusConflict, "DeploymentFailed", "The resources are there, but the template's outputs can't be evaluated.")
-		e.Details = []arm.Detail{redact(detail, l.plan.Secrets())}
+		e.Details = []arm.Detail{tell(detail, l.plan)}
 		return s.finish(ctx, it, failed, operations.Failed, e)
 	}
 	it.Value.Outputs = outputs

@@ -3,9 +3,11 @@ package deployment
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -110,5 +112,30 @@ func TestAgain(t *testing.T) {
 		if _, err := s.again(d, src); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// A reason is told without secrets, or not at all.
+func TestTelling(t *testing.T) {
+	tell := func(n int) arm.Detail {
+		values := map[string]any{}
+		for i := range n {
+			values[fmt.Sprint("m", i)] = fmt.Sprint("secret", i)
+		}
+		tpl, err := template.Parse([]byte(`{"$schema":"https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#","contentVersion":"1.0.0.0","parameters":{"p":{"type":"secureObject"}},"resources":[]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := template.Expand(tpl, template.Inputs{Parameters: map[string]any{"p": values}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tell(arm.Detail{Code: "C", Message: "got secret1", Target: "at.secret1", Details: []arm.Detail{{Message: "secret1 again"}}}, plan)
+	}
+	if d := tell(2); d.Code != "C" || d.Message != "got ******" || d.Target != "at.******" || d.Details[0].Message != "****** again" {
+		t.Errorf("%+v", d)
+	}
+	if d := tell(template.MaxSecrets + 1); d.Code != "C" || strings.Contains(fmt.Sprint(d), "secret1") || !strings.Contains(d.Message, "not told") {
+		t.Errorf("%+v", d)
 	}
 }

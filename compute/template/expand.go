@@ -582,17 +582,20 @@ func (p *Plan) Kept() map[string]any {
 	return out
 }
 
-// Secrets are the texts that come from secure parameters, longest first.
-func (p *Plan) Secrets() []string {
-	out := keys(toAny(p.eval.secrets))
-	sort.SliceStable(out, func(i, j int) bool { return len(out[i]) > len(out[j]) })
-	return out
-}
+// MaxSecrets bounds the texts that Secrets gives: looking for each in every message takes time.
+const MaxSecrets = 1000
 
-func toAny(m map[string]bool) map[string]any {
-	out := make(map[string]any, len(m))
-	for k := range m {
-		out[k] = nil
+// Secrets are the texts that come from secure parameters, longest first. False: there are more than MaxSecrets, so a message
+// can't be told with them taken out.
+func (p *Plan) Secrets() ([]string, bool) {
+	if len(p.eval.secrets) > MaxSecrets {
+		return nil, false
 	}
-	return out
+	out := make([]string, 0, len(p.eval.secrets))
+	for s := range p.eval.secrets {
+		out = append(out, s)
+	}
+	sort.Strings(out)
+	sort.SliceStable(out, func(i, j int) bool { return len(out[i]) > len(out[j]) })
+	return out, true
 }

@@ -238,7 +238,7 @@ func TestBodiesAndOutputs(t *testing.T) {
 	if params := p.Parameters(); params["key"].Value != nil || params["name"].Value != name || params["count"].Value != int64(2) {
 		t.Errorf("parameters: %v", params)
 	}
-	if got := p.Secrets(); !slices.Equal(got, []string{"eHRvcHNlY3JldA==", "xtopsecret", "topsecret"}) {
+	if got, ok := p.Secrets(); !ok || !slices.Equal(got, []string{"eHRvcHNlY3JldA==", "xtopsecret", "topsecret"}) {
 		t.Errorf("secrets: %v", got)
 	}
 	long := strings.Repeat("é", 90) + `"<`
