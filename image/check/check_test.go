@@ -184,6 +184,7 @@ func TestRules(t *testing.T) {
 		{"no lockdown", replace(cfg, "SECURITY_LOCKDOWN_LSM=y", "X=y"), "IMG-KERNEL-LOCKDOWN", Warn, "LOCKDOWN"},
 		{"no SNP guest driver", replace(cfg, "SEV_GUEST=m", "X=m"), "IMG-KERNEL-SNP", Fail, "SEV_GUEST"},
 		{"no TDX guest driver", replace(cfg, "TDX_GUEST_DRIVER=y", "X=y"), "IMG-KERNEL-TDX", Fail, "TDX_GUEST_DRIVER"},
+		{"the common interface's module was not installed", replace(cfg, "TSM_REPORTS=y", "TSM_REPORTS=m"), "IMG-KERNEL-TSM", Warn, "not in the image"},
 		{"no common interface", replace(cfg, "TSM_REPORTS=y", "X=y"), "IMG-KERNEL-TSM", Warn, "6.12"},
 		{"no configuration, module there", without(cfg), "IMG-KERNEL-SNP", Pass, "SEV_GUEST (module)"},
 		{"no configuration, built in", without(cfg), "IMG-KERNEL-TPM", Pass, "TCG_CRB"},

@@ -173,10 +173,13 @@ func (k *Kernel) driver(option, name string) state {
 // need is a driver that must be there.
 type need struct{ option, module string }
 
+// allModules is the remedy where a kernel came without some of its modules, as Ubuntu's does.
+const allModules = "install all of the kernel's modules, on Ubuntu linux-modules-extra-"
+
 // needs judges a list of drivers.
 func needs(remedy string, list ...need) func(context.Context, *Image) (judgement, error) {
 	return func(_ context.Context, i *Image) (judgement, error) {
-		k := i.Kernel
+		k, remedy := i.Kernel, remedy
 		if k == nil {
 			return unknown("", "there is no kernel to look at"), nil
 		}
@@ -188,6 +191,7 @@ func needs(remedy string, list ...need) func(context.Context, *Image) (judgement
 				lacks = append(lacks, name)
 			case detached:
 				lacks = append(lacks, fmt.Sprintf("%s (configured as the module %s, which is not in the image)", name, n.module))
+				remedy = allModules + k.Version
 			case unsure:
 				unclear = append(unclear, name)
 			case module:
@@ -240,6 +244,8 @@ func judgeTSM(_ context.Context, i *Image) (judgement, error) {
 		return pass("kernel %s has CONFIG_TSM_REPORTS", i.Kernel.Version), nil
 	case unsure:
 		return warn("", "the image does not tell whether kernel %s has CONFIG_TSM_REPORTS", i.Kernel.Version), nil
+	case detached:
+		return warn(allModules+i.Kernel.Version, "kernel %s has CONFIG_TSM_REPORTS as a module that is not in the image", i.Kernel.Version), nil
 	}
 	return warn("a kernel of version 6.7 or newer", "kernel %s lacks CONFIG_TSM_REPORTS: reports only by the older device", i.Kernel.Version), nil
 }

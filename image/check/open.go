@@ -104,7 +104,11 @@ func notTaken(err error) (*evidence.Refusal, error) {
 func (i *Image) findSystemPartition() error {
 	esps := i.table.Of(partition.TypeESP)
 	if len(esps) != 1 {
-		i.espErr = evidence.Refuse(evidence.CodeUnsupported, "system partition", map[bool]string{true: "none", false: fmt.Sprintf("%d of them", len(esps))}[len(esps) == 0], "one")
+		got := fmt.Sprintf("%d of them", len(esps))
+		if len(esps) == 0 {
+			got = "none"
+		}
+		i.espErr = evidence.Refuse(evidence.CodeUnsupported, "system partition", got, "one")
 		return nil
 	}
 	f, err := fat.Open(esps[0].Content(i.disk), esps[0].Size())
