@@ -47,14 +47,16 @@ const maxConverted = 64 << 30
 
 // converting is what the command line has beside CommandLine's words. The distribution is left as it is, and its fstab
 // speaks of partitions that the VM does not have: nothing but the root is mounted, and no swap that the host could offer.
-var converting = "fstab=no systemd.gpt_auto=no systemd.mask=" + strings.Join(measuring, " systemd.mask=") + " "
+// Nobody sits at the console to answer systemd's questions of a first boot.
+var converting = "fstab=no systemd.gpt_auto=no systemd.firstboot=no systemd.mask=" + strings.Join(measuring, " systemd.mask=") + " "
 
-// measuring are units of systemd that measure phases of the boot, which would move PCR 11 away from what was predicted, or
-// that predict PCRs for a policy of their own. Without a TPM library in the image they fail.
+// measuring are units of systemd that measure phases of the boot, which would move PCR 11 away from what was predicted, that
+// predict PCRs for a policy of their own, or that set up the TPM for it. Without a TPM library in the image they fail.
 var measuring = []string{
 	"systemd-pcrphase-initrd.service", "systemd-pcrphase-sysinit.service", "systemd-pcrphase.service", "systemd-pcrmachine.service", "systemd-pcrfs-root.service",
 	"systemd-pcrlock-make-policy.service", "systemd-pcrlock-firmware-code.service", "systemd-pcrlock-firmware-config.service",
 	"systemd-pcrlock-secureboot-authority.service", "systemd-pcrlock-secureboot-policy.service",
+	"systemd-tpm2-setup-early.service", "systemd-tpm2-setup.service",
 }
 
 // Convert makes an image of a cloud image: the root and the kernel are the distribution's own, unchanged, but for blocks
