@@ -18,6 +18,9 @@ type IssuerConfig struct {
 	URL      string                `json:"url"`
 	TenantID string                `json:"tenantId"`
 	Keys     []initdata.SigningKey `json:"keys"`
+	// VMsOnly takes the issuer's word for which VM calls, and for nobody else: that of an operator whom this service doesn't
+	// believe who its own callers are.
+	VMsOnly bool `json:"vmsOnly,omitempty"`
 }
 
 // VerifierConfig is what a service believes about sign-in.
@@ -29,7 +32,7 @@ type VerifierConfig struct {
 // Verifier turns bearer tokens into principals.
 type Verifier struct {
 	authorities []token.Authority
-	tenants     map[string]string // by issuer, normalised by token.SameIssuer's rule at lookup
+	issuers     []IssuerConfig // found by token.SameIssuer's rule
 	audiences   []string
 }
 
@@ -41,7 +44,7 @@ func NewVerifier(c VerifierConfig) (*Verifier, error) {
 	if len(c.Audiences) == 0 {
 		return nil, evidence.Refuse(evidence.CodePolicy, "identity.audiences", "none", "at least one audience")
 	}
-	v := &Verifier{tenants: map[string]string{}}
+	v := &Verifier{}
 	for _, i := range c.Issuers {
 		if i.URL == "" || i.TenantID == "" {
 			return nil, evidence.Refuse(evidence.CodePolicy, "identity.issuers", fmt.Sprintf("url %q, tenantId %q", i.URL, i.TenantID), "both")
@@ -51,7 +54,7 @@ func NewVerifier(c VerifierConfig) (*Verifier, error) {
 			return nil, fmt.Errorf("issuer %s: %w", i.URL, err)
 		}
 		v.authorities = append(v.authorities, a)
-		v.tenants[i.URL] = i.TenantID
+		v.issuers = append(v.issuers, i)
 	}
 	for _, a := range c.Audiences {
 		if a == "" {
@@ -115,9 +118,15 @@ func (v *Verifier) principal(t *token.Token) (*Principal, error) {
 	if p.ObjectID == "" {
 		return nil, evidence.Refuse(evidence.CodeAuthz, "token oid", "absent", "the caller's object id")
 	}
-	for issuer, tenant := range v.tenants {
-		if token.SameIssuer(issuer, t.Issuer) && tenant != p.TenantID {
-			return nil, evidence.Refuse(evidence.CodeAuthz, "token tid", p.TenantID, tenant)
+	for _, i := range v.issuers {
+		if !token.SameIssuer(i.URL, t.Issuer) {
+			continue
+		}
+		if i.TenantID != p.TenantID {
+			return nil, evidence.Refuse(evidence.CodeAuthz, "token tid", p.TenantID, i.TenantID)
+		}
+		if i.VMsOnly && p.VMID == "" {
+			return nil, evidence.Refuse(evidence.CodeAuthz, "token xms_vmid", "absent", "the identity of a VM: this issuer is believed about nothing else")
 		}
 	}
 	switch {

@@ -71,6 +71,31 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// An operator's issuer that is believed about VMs can't make itself a caller of another kind.
+func TestVMsOnly(t *testing.T) {
+	issuer := identitytest.New(t, func() time.Time { return now })
+	c := issuer.Config(t, vault)
+	c.Issuers[0].VMsOnly = true
+	v, err := identity.NewVerifier(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	app, err := issuer.MintClient(identitytest.AdminID, vault)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Verify(app, now); evidence.CodeOf(err) != evidence.CodeAuthz || !strings.Contains(err.Error(), "believed about nothing else") {
+		t.Errorf("an application: %v", err)
+	}
+	vm, err := issuer.MintVM("0e4a1b7c-0000-4000-8000-000000000001", "/subscriptions/s", vault)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := v.Verify(vm, now); err != nil || p.Kind != identity.KindVM {
+		t.Errorf("a VM: %v", err)
+	}
+}
+
 func TestNewVerifierRefusesTrustInNobody(t *testing.T) {
 	good := identitytest.New(t, time.Now).Config(t, vault)
 	if _, err := identity.NewVerifier(good); err != nil {

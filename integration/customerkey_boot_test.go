@@ -24,7 +24,7 @@ func TestCustomerKeyInAnHSM(t *testing.T) {
 	s.run("vm", "attest", "web")
 
 	s.run("key", "disable", "disks")
-	if out, code := s.try("vm", "restart", "web"); code == 0 || !strings.Contains(out, "customer-managed key disks") || !strings.Contains(out, "disabled") {
+	if out, code := s.try("vm", "restart", "web"); code == 0 || !strings.Contains(out, "customer-managed key cloister/disks") || !strings.Contains(out, "disabled") {
 		t.Errorf("CP-04 a start under a disabled key: exit status %d\n%s", code, out)
 	}
 	s.run("key", "enable", "disks")
@@ -46,4 +46,6 @@ func TestCustomerKeyInAnHSM(t *testing.T) {
 	s.run("vm", "attest", "web")
 	s.run("vm", "delete", "web")
 	s.run("encryption-set", "delete", "mine")
+
+	t.Run("a key service of the tenant's own", func(t *testing.T) { ownKeyService(t, s) })
 }

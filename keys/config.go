@@ -19,6 +19,7 @@ import (
 	"cloister.dev/cloister/evidence/initdata"
 	"cloister.dev/cloister/evidence/token"
 	"cloister.dev/cloister/identity"
+	"cloister.dev/cloister/identity/provider"
 	"cloister.dev/cloister/identity/roles"
 	"cloister.dev/cloister/keys/keystore"
 	"cloister.dev/cloister/keys/keystore/hsm"
@@ -32,7 +33,7 @@ type Config struct {
 	TLS            TLS         `json:"tls"`
 	Vaults         []string    `json:"vaults,omitempty"`   // names; each is served as NAME.suffix
 	Pools          []string    `json:"pools,omitempty"`    // the same for HSM pools
-	TenantID       string      `json:"tenantId,omitempty"` // whose these are; absent: the tenant of the only issuer of sign-in tokens
+	TenantID       string      `json:"tenantId,omitempty"` // whose these are; absent: the tenant of the only issuer that is believed about more than VMs
 	Suffix         string      `json:"suffix"`
 	StateDir       string      `json:"stateDir"` // audit log, signing keys, and the keystore if it has no path
 	Keystore       Keystore    `json:"keystore"`
@@ -105,9 +106,18 @@ type Key struct {
 
 // Identity says whose sign-in tokens count.
 type Identity struct {
-	SignIn    string   `json:"signIn"` // https://HOST/TENANT, named in challenges
-	Issuers   []Issuer `json:"issuers"`
-	Audiences []string `json:"audiences,omitempty"` // besides those that Azure's clients ask for
+	SignIn    string    `json:"signIn"` // https://HOST/TENANT, named in challenges
+	Issuers   []Issuer  `json:"issuers"`
+	Audiences []string  `json:"audiences,omitempty"` // besides those that Azure's clients ask for
+	Embedded  *Embedded `json:"embedded,omitempty"`  // absent: signing in is elsewhere
+}
+
+// Embedded signs a few clients in by their secrets, at the address that signIn names: for who has no issuer of their own. What
+// it signs counts by the issuer's entry under issuers, as any other.
+type Embedded struct {
+	KeyFile string            `json:"keyFile"` // PEM, an RSA key
+	KeyID   string            `json:"keyId"`
+	Clients []provider.Client `json:"clients"`
 }
 
 // Issuer is a pinned issuer of sign-in tokens.
@@ -115,6 +125,7 @@ type Issuer struct {
 	URL      string `json:"url"`
 	TenantID string `json:"tenantId"`
 	Keys     []Key  `json:"keys"`
+	VMsOnly  bool   `json:"vmsOnly,omitempty"` // believed about which VM calls, and nothing else: an operator's
 }
 
 // Load reads a configuration strictly: an unknown member is a mistake, not a comment.
@@ -210,6 +221,9 @@ func (c Config) Validate() error {
 	}
 	if u, err := url.Parse(c.Identity.SignIn); err != nil || u.Scheme != "https" || u.Host == "" || len(strings.Trim(u.Path, "/")) == 0 || strings.ContainsAny(c.Identity.SignIn, ` "=?#,@`) {
 		bad("identity.signIn", fmt.Sprintf("%q", c.Identity.SignIn), "https://HOST/TENANT without query")
+	}
+	if e := c.Identity.Embedded; e != nil && (!filepath.IsAbs(e.KeyFile) || e.KeyID == "" || len(e.Clients) == 0) {
+		bad("identity.embedded", fmt.Sprintf("key file %q, key id %q, %d clients", e.KeyFile, e.KeyID, len(e.Clients)), "an absolute path, a name for the key, and a client")
 	}
 	for _, o := range c.Operators {
 		if o == "" {
@@ -313,7 +327,7 @@ func (c Config) verifierOf(audiences []string) (*identity.Verifier, error) {
 		if err != nil {
 			return nil, fmt.Errorf("identity.issuers[%d]: %w", i, err)
 		}
-		v.Issuers = append(v.Issuers, identity.IssuerConfig{URL: is.URL, TenantID: is.TenantID, Keys: pinned})
+		v.Issuers = append(v.Issuers, identity.IssuerConfig{URL: is.URL, TenantID: is.TenantID, Keys: pinned, VMsOnly: is.VMsOnly})
 	}
 	return identity.NewVerifier(v)
 }
@@ -325,7 +339,7 @@ func (c Config) tenant() (string, error) {
 	}
 	var all []string
 	for _, is := range c.Identity.Issuers {
-		if !slices.Contains(all, is.TenantID) {
+		if !is.VMsOnly && !slices.Contains(all, is.TenantID) {
 			all = append(all, is.TenantID)
 		}
 	}

@@ -110,6 +110,10 @@ func New(ctx context.Context, c Config, env Environment, logger *slog.Logger) (_
 	if err != nil {
 		return nil, err
 	}
+	signIn, err := c.signIn(env.Now)
+	if err != nil {
+		return nil, err
+	}
 	tenants, err := c.tenants()
 	if err != nil {
 		return nil, err
@@ -142,6 +146,8 @@ func New(ctx context.Context, c Config, env Environment, logger *slog.Logger) (_
 			if err := json.NewEncoder(w).Encode(s.public); err != nil {
 				logger.Debug("client went away", "error", err)
 			}
+		case signIn != nil && signIn.serves(r):
+			signIn.ServeHTTP(w, r)
 		default:
 			s.api.ServeHTTP(w, r)
 		}

@@ -50,7 +50,7 @@ func command() *cobra.Command {
 		fmt.Fprintln(cmd.OutOrStdout(), "ok")
 		return nil
 	}})
-	root.AddCommand(run, newAudit(), newBackup(), newRestore(), newSealPassphrase(), config, &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Run: func(cmd *cobra.Command, _ []string) {
+	root.AddCommand(newInit(), run, newAudit(), newBackup(), newRestore(), newSealPassphrase(), config, &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Run: func(cmd *cobra.Command, _ []string) {
 		version := "unknown"
 		if info, ok := debug.ReadBuildInfo(); ok {
 			version = info.Main.Version

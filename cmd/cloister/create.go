@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -52,6 +53,7 @@ written into policies of your own: the release policy of the VM's key and your a
 	f.String("security-type", "ConfidentialVM", "only ConfidentialVM")
 	f.String("os-disk-encryption", initdata.ModeDiskWithVMGuestState, "DiskWithVMGuestState, VMGuestStateOnly or NonPersistedTPM")
 	f.String("encryption-set", "", "disk encryption set: the VM's disk is under your own key (see: cloister encryption-set)")
+	f.String("key-service", "", "access.json of a key keeper of your own (see: cloister-keys init); it alone has the VM's key")
 	f.String("zone", "", "availability zone")
 	f.String("admin-user", "azureuser", "administrator's name inside the VM")
 	f.String("ssh-key", "", "file with SSH public keys for the administrator")
@@ -63,10 +65,16 @@ written into policies of your own: the release policy of the VM's key and your a
 func requestOf(cmd *cobra.Command, name string) (tenant.Request, error) {
 	r := tenant.Request{Name: name}
 	var sshFile, dataFile string
-	for flag, to := range map[string]*string{"size": &r.Size, "image": &r.Image, "security-type": &r.SecurityType, "os-disk-encryption": &r.Encryption, "encryption-set": &r.EncryptionSet,
+	for flag, to := range map[string]*string{"size": &r.Size, "image": &r.Image, "security-type": &r.SecurityType, "os-disk-encryption": &r.Encryption, "encryption-set": &r.EncryptionSet, "key-service": &r.KeyService,
 		"zone": &r.Zone, "admin-user": &r.AdminUser, "ssh-key": &sshFile, "custom-data": &dataFile} {
 		var err error
 		if *to, err = cmd.Flags().GetString(flag); err != nil {
+			return r, err
+		}
+	}
+	if r.KeyService != "" {
+		var err error
+		if r.KeyService, err = filepath.Abs(r.KeyService); err != nil { // the note of the VM keeps it
 			return r, err
 		}
 	}
@@ -116,7 +124,7 @@ func create(ctx context.Context, t *tenant.Tenant, r tenant.Request, n *narrate.
 		// Nothing was made; the key that waited for the VM goes too.
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
-		return errors.Join(err, t.DestroyKey(cleanup, p.VMID))
+		return errors.Join(err, t.Abandon(cleanup, p))
 	}
 	if !wait {
 		n.Say("%s: asked for; see: cloister vm logs %s", r.Name, r.Name)

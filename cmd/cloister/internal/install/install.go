@@ -525,7 +525,11 @@ func (i *Installation) tenants(verifier, keeper initdata.Service) error {
 	if err != nil {
 		return err
 	}
-	trust, err := json.MarshalIndent(platform.Trust{Attest: verifier, Keys: keeper, SoftwareRoots: []string{string(root)}, Firmware: firmware, Images: i.Images(),
+	signIn, err := i.issuer()
+	if err != nil {
+		return err
+	}
+	trust, err := json.MarshalIndent(platform.Trust{Attest: verifier, Keys: keeper, VMIdentity: signIn, SoftwareRoots: []string{string(root)}, Firmware: firmware, Images: i.Images(),
 		CPUModel: cpuModel, MaxVCPUs: maxVCPUs}, "", "  ")
 	if err != nil {
 		return err

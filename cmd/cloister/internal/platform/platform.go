@@ -23,6 +23,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"cloister.dev/cloister/evidence/initdata"
+	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/internal/localhost"
 )
 
@@ -91,13 +92,14 @@ func ReadEnv(path string) (Client, error) {
 // Trust is whom the tenant believes. On one machine `cloister up` writes it; elsewhere it comes to the tenant on a
 // way of its own, never from the operator's API.
 type Trust struct {
-	Attest        initdata.Service `json:"attest"`        // the verifier
-	Keys          initdata.Service `json:"keys"`          // the key keeper
-	SoftwareRoots []string         `json:"softwareRoots"` // PEM; empty where software mode is not accepted
-	Firmware      string           `json:"firmware"`      // path of the tenant's copy of the firmware
-	Images        string           `json:"images"`        // folder of the tenant's copies of images
-	CPUModel      string           `json:"cpuModel"`      // that VMs are launched with; enters the launch digest
-	MaxVCPUs      int              `json:"maxVCPUs"`      // 0: as the size says; software mode gives fewer
+	Attest        initdata.Service      `json:"attest"`        // the verifier
+	Keys          initdata.Service      `json:"keys"`          // the key keeper
+	VMIdentity    identity.IssuerConfig `json:"vmIdentity"`    // who says which VM calls; for key keepers that tenants run
+	SoftwareRoots []string              `json:"softwareRoots"` // PEM; empty where software mode is not accepted
+	Firmware      string                `json:"firmware"`      // path of the tenant's copy of the firmware
+	Images        string                `json:"images"`        // folder of the tenant's copies of images
+	CPUModel      string                `json:"cpuModel"`      // that VMs are launched with; enters the launch digest
+	MaxVCPUs      int                   `json:"maxVCPUs"`      // 0: as the size says; software mode gives fewer
 }
 
 // ReadTrust reads trust.json of a state folder.

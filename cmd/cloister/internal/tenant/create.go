@@ -33,6 +33,8 @@ type Request struct {
 	CustomData   []byte
 	// EncryptionSet names a disk encryption set of the same group; "": the disk is under no customer's key.
 	EncryptionSet string
+	// KeyService is the file that tells of a key keeper of the tenant's own; "": the installation's.
+	KeyService string
 }
 
 // imageGroup is where the platform's images appear as resources.
@@ -45,14 +47,21 @@ type Prepared struct {
 	InitData []byte
 	Expected *Expected
 	Set      *EncryptionSet // nil without one
+	keeper   *keeper
 }
 
 // Prepare chooses the VM's id, writes its init data and computes what its evidence must say. Nothing leaves this machine.
 func (t *Tenant) Prepare(r Request) (*Prepared, error) {
 	p := &Prepared{Request: r, VMID: uuid.NewString()}
 	var err error
+	if p.keeper, err = t.keeper(r.KeyService); err != nil {
+		return nil, err
+	}
+	if r.KeyService != "" && r.EncryptionSet != "" {
+		return nil, evidence.Refuse(evidence.CodePolicy, "encryption set", r.EncryptionSet, "none beside a key service of your own: a set names a key of the platform's key keeper")
+	}
 	p.InitData, err = initdata.Marshal(initdata.InitData{VMID: p.VMID, Name: r.Name, AdminUser: r.AdminUser, SSHKeys: r.SSHKeys, CustomData: r.CustomData,
-		OSDiskEncryption: r.Encryption, Attest: t.Conn.Trust.Attest, Keys: t.Conn.Trust.Keys})
+		OSDiskEncryption: r.Encryption, Attest: t.Conn.Trust.Attest, Keys: p.keeper.service})
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +97,7 @@ func (t *Tenant) Commit(ctx context.Context, p *Prepared) error {
 	if p.Request.Encryption == initdata.ModeNonPersistedTPM {
 		return nil // no guest state, so no key of ours
 	}
-	vault, err := t.vault()
+	vault, err := p.keeper.vault()
 	if err != nil {
 		return err
 	}
@@ -108,7 +117,11 @@ func (t *Tenant) Commit(ctx context.Context, p *Prepared) error {
 }
 
 func (t *Tenant) vault() (*azkeys.Client, error) {
-	return azkeys.NewClient(t.Conn.VaultEndpoint, t.Conn.Credential(), &azkeys.ClientOptions{ClientOptions: t.Conn.ClientOptions()})
+	k, err := t.keeper("")
+	if err != nil {
+		return nil, err
+	}
+	return k.vault()
 }
 
 // Ask sends the request for the VM. The poller is done when the VM runs.
@@ -188,7 +201,11 @@ func (t *Tenant) Delete(ctx context.Context, name string) error {
 		return err
 	}
 	if err == nil && vm.Properties != nil && vm.Properties.VMID != nil {
-		if err := t.DestroyKey(ctx, *vm.Properties.VMID); err != nil {
+		k, err := t.keeperToDelete(name)
+		if err != nil {
+			return err
+		}
+		if err := k.destroy(ctx, *vm.Properties.VMID); err != nil {
 			return err
 		}
 	}
@@ -198,10 +215,23 @@ func (t *Tenant) Delete(ctx context.Context, name string) error {
 	return t.forget(name)
 }
 
-// DestroyKey deletes a VM's guest-state key and purges it, so that nothing can bring it back. A key that is gone is
-// no error.
-func (t *Tenant) DestroyKey(ctx context.Context, vmID string) error {
-	vault, err := t.vault()
+// keeperToDelete is the key keeper that has a VM's key: the installation's for a VM of which there is no note.
+func (t *Tenant) keeperToDelete(vm string) (*keeper, error) {
+	k, err := t.keeperOf(vm)
+	if evidence.CodeOf(err) == evidence.CodeUnavailable {
+		return t.keeper("")
+	}
+	return k, err
+}
+
+// Abandon destroys the key of a VM that was prepared and could not be asked for.
+func (t *Tenant) Abandon(ctx context.Context, p *Prepared) error {
+	return p.keeper.destroy(ctx, p.VMID)
+}
+
+// destroy deletes a VM's guest-state key and purges it, so that nothing can bring it back. A key that is gone is no error.
+func (k *keeper) destroy(ctx context.Context, vmID string) error {
+	vault, err := k.vault()
 	if err != nil {
 		return err
 	}

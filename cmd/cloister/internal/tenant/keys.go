@@ -30,7 +30,11 @@ var assignments = uuid.MustParse("5ad2a3f5-0b3c-4b54-9a62-6b2f4f4f9f0e")
 func (t *Tenant) AllowEncryption(ctx context.Context, key, principal string) error {
 	name := uuid.NewSHA1(assignments, []byte(key+"\x00"+principal+"\x00"+encryptionUser))
 	body := map[string]any{"properties": map[string]string{"roleDefinitionId": "Microsoft.KeyVault/providers/Microsoft.Authorization/roleDefinitions/" + encryptionUser, "principalId": principal}}
-	_, err := t.vaultCall(ctx, http.MethodPut, "/keys/"+key+"/providers/Microsoft.Authorization/roleAssignments/"+name.String()+"?api-version=7.4", body)
+	k, err := t.keeper("")
+	if err != nil {
+		return err
+	}
+	_, err = k.call(ctx, http.MethodPut, "/keys/"+key+"/providers/Microsoft.Authorization/roleAssignments/"+name.String()+"?api-version=7.4", body)
 	return err
 }
 
@@ -47,7 +51,11 @@ func (t *Tenant) Rewrap(ctx context.Context, vm, kid string, latest bool, princi
 			body["rotation"] = keys.CustomerKeyLatest
 		}
 	}
-	raw, err := t.vaultCall(ctx, http.MethodPost, "/gueststate/"+id+"/rewrap?api-version="+keys.APIVersion, body)
+	k, err := t.keeperOf(vm)
+	if err != nil {
+		return "", err
+	}
+	raw, err := k.call(ctx, http.MethodPost, "/gueststate/"+id+"/rewrap?api-version="+keys.APIVersion, body)
 	if err != nil {
 		return "", err
 	}
@@ -66,13 +74,17 @@ func (t *Tenant) ApproveRestore(ctx context.Context, vm string, generation uint6
 	if err != nil {
 		return err
 	}
-	_, err = t.vaultCall(ctx, http.MethodPost, "/gueststate/"+id+"/approve-restore?api-version="+keys.APIVersion, keys.ApproveBody{Generation: &generation})
+	k, err := t.keeperOf(vm)
+	if err != nil {
+		return err
+	}
+	_, err = k.call(ctx, http.MethodPost, "/gueststate/"+id+"/approve-restore?api-version="+keys.APIVersion, keys.ApproveBody{Generation: &generation})
 	return err
 }
 
-// vaultCall makes a call that the Key Vault client doesn't have.
-func (t *Tenant) vaultCall(ctx context.Context, method, path string, body any) ([]byte, error) {
-	token, err := t.Conn.Bearer(ctx, "https://vault.azure.net")
+// call makes a call that the Key Vault client doesn't have.
+func (k *keeper) call(ctx context.Context, method, path string, body any) ([]byte, error) {
+	token, err := k.bearer(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -80,13 +92,13 @@ func (t *Tenant) vaultCall(ctx context.Context, method, path string, body any) (
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, t.Conn.VaultEndpoint+path, bytes.NewReader(payload))
+	req, err := http.NewRequestWithContext(ctx, method, k.url()+path, bytes.NewReader(payload))
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := t.Conn.HTTP().Do(req)
+	resp, err := k.http.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("calling the key keeper: %w", err)
 	}

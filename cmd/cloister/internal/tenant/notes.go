@@ -19,6 +19,8 @@ type note struct {
 	Digest   string `json:"imageDigest"`
 	InitData []byte `json:"initData"`
 	Mode     string `json:"osDiskEncryption"`
+	// KeyService is the file of the key keeper that has the guest-state key; empty: the installation's.
+	KeyService string `json:"keyService,omitempty"`
 }
 
 func (t *Tenant) notePath(vm string) string {
@@ -28,7 +30,7 @@ func (t *Tenant) notePath(vm string) string {
 // remember keeps a note before the VM is asked for.
 func (t *Tenant) remember(p *Prepared) error {
 	raw, err := json.MarshalIndent(note{VMID: p.VMID, Size: p.Request.Size, Image: p.Request.Image, Digest: p.Expected.Image.Digest, InitData: p.InitData,
-		Mode: p.Request.Encryption}, "", "  ")
+		Mode: p.Request.Encryption, KeyService: p.Request.KeyService}, "", "  ")
 	if err != nil {
 		return err
 	}
