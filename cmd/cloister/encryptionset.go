@@ -48,6 +48,10 @@ key unwraps for no caller and is never released.`,
 			if err != nil {
 				return err
 			}
+			vault, err := cmd.Flags().GetString("vault")
+			if err != nil {
+				return err
+			}
 			follow, err := cmd.Flags().GetBool("follow")
 			if err != nil {
 				return err
@@ -56,7 +60,7 @@ key unwraps for no caller and is never released.`,
 			if err != nil {
 				return err
 			}
-			set, err := t.MakeEncryptionSet(cmd.Context(), args[0], key, follow)
+			set, err := t.MakeEncryptionSet(cmd.Context(), args[0], vault, key, follow)
 			if err != nil {
 				return err
 			}
@@ -64,9 +68,10 @@ key unwraps for no caller and is never released.`,
 		},
 	}
 	cmd.Flags().String("key", "", "name of the key, see: cloister key list")
+	cmd.Flags().String("vault", "", "vault or HSM pool of the key (default: the platform's)")
 	cmd.Flags().Bool("follow", false, "follow new versions of the key")
 	if err := cmd.MarkFlagRequired("key"); err != nil {
-		panic(err) // the flag is defined two lines above
+		panic(err) // the flag is defined above
 	}
 	addOutput(cmd)
 	return cmd

@@ -17,6 +17,7 @@ import (
 
 func newKey() *cobra.Command {
 	cmd := &cobra.Command{Use: "key", Short: "Keys of your own, in the vault", Example: "  cloister key create disks\n  cloister key disable disks"}
+	cmd.PersistentFlags().String("vault", "", "vault or HSM pool (default: the platform's; see: cloister vault list)")
 	cmd.AddCommand(newKeyCreate(), newKeyList(), newKeyShow(),
 		newKeySwitch("enable", "Enable a key again: VMs under it start again", true), newKeySwitch("disable", "Disable a key: VMs under it don't start any more", false),
 		newKeyRotate(), newKeyDelete(), newKeyRecover())
@@ -33,7 +34,11 @@ func vaultOf(cmd *cobra.Command) (*azkeys.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tenant.New(conn, "", state).Vault()
+	name, err := cmd.Flags().GetString("vault")
+	if err != nil {
+		return nil, err
+	}
+	return tenant.New(conn, "", state).KeysIn(cmd.Context(), name)
 }
 
 // keyRow is a key as it is shown.

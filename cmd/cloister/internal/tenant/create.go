@@ -116,14 +116,6 @@ func (t *Tenant) Commit(ctx context.Context, p *Prepared) error {
 	return nil
 }
 
-func (t *Tenant) vault() (*azkeys.Client, error) {
-	k, err := t.keeper("")
-	if err != nil {
-		return nil, err
-	}
-	return k.vault()
-}
-
 // Ask sends the request for the VM. The poller is done when the VM runs.
 func (t *Tenant) Ask(ctx context.Context, p *Prepared) (*runtime.Poller[armcompute.VirtualMachinesClientCreateOrUpdateResponse], error) {
 	subnet, err := t.EnsureGroup(ctx)

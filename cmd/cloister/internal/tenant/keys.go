@@ -11,32 +11,16 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
-	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
 	"github.com/google/uuid"
 
 	keys "cloister.dev/cloister/keys/client"
 )
 
-// Vault is the tenant's vault, by the Key Vault protocol.
-func (t *Tenant) Vault() (*azkeys.Client, error) { return t.vault() }
-
 // encryptionUser is the id of the role "Key Vault Crypto Service Encryption User".
 const encryptionUser = "e147488a-f6f5-4113-8e2d-b22465e65bf6"
 
-// assignments names a principal's assignment of a role on a key: the same one each time, so that a repeat changes nothing.
+// assignments is what the names of role assignments come from.
 var assignments = uuid.MustParse("5ad2a3f5-0b3c-4b54-9a62-6b2f4f4f9f0e")
-
-// AllowEncryption lets an encryption set's identity wrap and unwrap with a key.
-func (t *Tenant) AllowEncryption(ctx context.Context, key, principal string) error {
-	name := uuid.NewSHA1(assignments, []byte(key+"\x00"+principal+"\x00"+encryptionUser))
-	body := map[string]any{"properties": map[string]string{"roleDefinitionId": "Microsoft.KeyVault/providers/Microsoft.Authorization/roleDefinitions/" + encryptionUser, "principalId": principal}}
-	k, err := t.keeper("")
-	if err != nil {
-		return err
-	}
-	_, err = k.call(ctx, http.MethodPut, "/keys/"+key+"/providers/Microsoft.Authorization/roleAssignments/"+name.String()+"?api-version=7.4", body)
-	return err
-}
 
 // Rewrap puts the key of a VM's guest state under another version of the customer's key, or under another key where one is named.
 func (t *Tenant) Rewrap(ctx context.Context, vm, kid string, latest bool, principal string) (string, error) {
@@ -155,8 +139,8 @@ func (t *Tenant) EncryptionSet(ctx context.Context, name string) (EncryptionSet,
 }
 
 // MakeEncryptionSet makes a set for a key, or changes one, and lets its identity use the key.
-func (t *Tenant) MakeEncryptionSet(ctx context.Context, name, key string, follow bool) (EncryptionSet, error) {
-	vault, err := t.vault()
+func (t *Tenant) MakeEncryptionSet(ctx context.Context, name, vaultName, key string, follow bool) (EncryptionSet, error) {
+	vault, err := t.KeysIn(ctx, vaultName)
 	if err != nil {
 		return EncryptionSet{}, err
 	}
@@ -168,8 +152,12 @@ func (t *Tenant) MakeEncryptionSet(ctx context.Context, name, key string, follow
 		return EncryptionSet{}, fmt.Errorf("key %s: the answer names no key", key)
 	}
 	url := string(*got.Key.KID)
+	in, err := vaultOfKey(url)
+	if err != nil {
+		return EncryptionSet{}, err
+	}
 	if follow {
-		url = t.Conn.VaultEndpoint + "/keys/" + got.Key.KID.Name()
+		url = in + "/keys/" + got.Key.KID.Name()
 	}
 	if _, err := t.EnsureGroup(ctx); err != nil {
 		return EncryptionSet{}, err
@@ -194,7 +182,7 @@ func (t *Tenant) MakeEncryptionSet(ctx context.Context, name, key string, follow
 	if err != nil {
 		return EncryptionSet{}, err
 	}
-	return set, t.AllowEncryption(ctx, got.Key.KID.Name(), set.Principal)
+	return set, t.assign(ctx, in, "/keys/"+got.Key.KID.Name(), encryptionUser, set.Principal)
 }
 
 // customerTags put a guest-state key under the customer's key.

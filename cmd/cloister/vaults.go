@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/keyvault/armkeyvault"
+	"github.com/spf13/cobra"
+
+	"cloister.dev/cloister/cmd/cloister/internal/tenant"
+)
+
+func newVault() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "vault", Short: "Vaults and HSM pools of your own", Args: cobra.NoArgs,
+		Long: `Vaults and HSM pools of your own at the platform's key keeper. Who made one may give access to its keys; so may nobody else,
+the operator included. A deleted one can be recovered until it is purged or its time is over.`,
+		Example: "  cloister vault create team\n  cloister key create disks --vault team\n  cloister encryption-set create mine --vault team --key disks",
+	}
+	cmd.PersistentFlags().StringP("resource-group", "g", defaultGroup, "resource group")
+	cmd.AddCommand(newVaultCreate(), newVaultList(), newVaultAllow(),
+		newVaultChange("delete", "Delete a vault; it can be recovered", deleteVault),
+		newVaultChange("recover", "Take back the deletion of a vault", recoverVault),
+		newVaultChange("purge", "Destroy a deleted vault and all its keys", purgeVault))
+	return cmd
+}
+
+func printVaults(out io.Writer, format string, rows []tenant.VaultRow) error {
+	if format == "json" {
+		return printJSON(out, rows)
+	}
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tKIND\tURL\tDAYS\tPURGE PROTECTION")
+	for _, r := range rows {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%v\n", r.Name, r.Kind, r.URL, r.RetentionDays, r.Protected)
+	}
+	return w.Flush()
+}
+
+func newVaultCreate() *cobra.Command {
+	var pool, protect bool
+	var days int32
+	cmd := &cobra.Command{
+		Use: "create NAME", Short: "Make a vault or an HSM pool, and give yourself Key Vault Crypto Officer there", Args: cobra.ExactArgs(1),
+		Example: "  cloister vault create team\n  cloister vault create team-hsm --pool --purge-protection",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o, err := output(cmd)
+			if err != nil {
+				return err
+			}
+			t, err := tenantOf(cmd)
+			if err != nil {
+				return err
+			}
+			row, err := t.MakeVault(cmd.Context(), args[0], pool, days, protect)
+			if err != nil {
+				return err
+			}
+			if err := t.Assign(cmd.Context(), args[0], "Key Vault Crypto Officer", "me"); err != nil {
+				return err
+			}
+			return printVaults(cmd.OutOrStdout(), o, []tenant.VaultRow{row})
+		},
+	}
+	cmd.Flags().BoolVar(&pool, "pool", false, "an HSM pool: AES keys too")
+	cmd.Flags().BoolVar(&protect, "purge-protection", false, "nobody can purge it, or keys in it, before their time; can't be undone")
+	cmd.Flags().Int32Var(&days, "retention-days", 90, "how long what was deleted can be recovered: 7 to 90")
+	addOutput(cmd)
+	return cmd
+}
+
+func newVaultList() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "list", Short: "List vaults and HSM pools", Args: cobra.NoArgs, Example: "  cloister vault list -o json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o, err := output(cmd)
+			if err != nil {
+				return err
+			}
+			t, err := tenantOf(cmd)
+			if err != nil {
+				return err
+			}
+			rows, err := t.ListVaults(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return printVaults(cmd.OutOrStdout(), o, rows)
+		},
+	}
+	addOutput(cmd)
+	return cmd
+}
+
+func newVaultAllow() *cobra.Command {
+	var role, principal string
+	cmd := &cobra.Command{
+		Use: "allow NAME", Short: "Give somebody a role on the keys of a vault", Args: cobra.ExactArgs(1), Example: "  cloister vault allow team --role 'Key Vault Crypto User' --principal 22222222-2222-4222-8222-222222222222",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			t, err := tenantOf(cmd)
+			if err != nil {
+				return err
+			}
+			return t.Assign(cmd.Context(), args[0], role, principal)
+		},
+	}
+	cmd.Flags().StringVar(&role, "role", "", "built-in role on keys, with Azure's name")
+	cmd.Flags().StringVar(&principal, "principal", "me", "object id")
+	if err := cmd.MarkFlagRequired("role"); err != nil {
+		panic(err) // the flag is defined two lines above
+	}
+	return cmd
+}
+
+func newVaultChange(verb, short string, do func(context.Context, *tenant.Tenant, string, bool) error) *cobra.Command {
+	var pool bool
+	cmd := &cobra.Command{
+		Use: verb + " NAME", Short: short, Args: cobra.ExactArgs(1), Example: "  cloister vault " + verb + " team",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			t, err := tenantOf(cmd)
+			if err != nil {
+				return err
+			}
+			return do(cmd.Context(), t, args[0], pool)
+		},
+	}
+	cmd.Flags().BoolVar(&pool, "pool", false, "an HSM pool")
+	return cmd
+}
+
+func deleteVault(ctx context.Context, t *tenant.Tenant, name string, pool bool) error {
+	if pool {
+		c, err := t.Pools()
+		if err != nil {
+			return err
+		}
+		p, err := c.BeginDelete(ctx, t.Group, name, nil)
+		if err != nil {
+			return err
+		}
+		_, err = p.PollUntilDone(ctx, nil)
+		return err
+	}
+	c, err := t.Vaults()
+	if err != nil {
+		return err
+	}
+	_, err = c.Delete(ctx, t.Group, name, nil)
+	return err
+}
+
+func recoverVault(ctx context.Context, t *tenant.Tenant, name string, pool bool) error {
+	if pool {
+		c, err := t.Pools()
+		if err != nil {
+			return err
+		}
+		mode := armkeyvault.CreateModeRecover
+		p, err := c.BeginCreateOrUpdate(ctx, t.Group, name, armkeyvault.ManagedHsm{Location: &t.Conn.Location, Properties: &armkeyvault.ManagedHsmProperties{TenantID: &t.Conn.TenantID, CreateMode: &mode}}, nil)
+		if err != nil {
+			return err
+		}
+		_, err = p.PollUntilDone(ctx, nil)
+		return err
+	}
+	c, err := t.Vaults()
+	if err != nil {
+		return err
+	}
+	mode := armkeyvault.CreateModeRecover
+	p, err := c.BeginCreateOrUpdate(ctx, t.Group, name, armkeyvault.VaultCreateOrUpdateParameters{Location: &t.Conn.Location, Properties: &armkeyvault.VaultProperties{TenantID: &t.Conn.TenantID, CreateMode: &mode}}, nil)
+	if err != nil {
+		return err
+	}
+	_, err = p.PollUntilDone(ctx, nil)
+	return err
+}
+
+func purgeVault(ctx context.Context, t *tenant.Tenant, name string, pool bool) error {
+	if pool {
+		c, err := t.Pools()
+		if err != nil {
+			return err
+		}
+		p, err := c.BeginPurgeDeleted(ctx, name, t.Conn.Location, nil)
+		if err != nil {
+			return err
+		}
+		_, err = p.PollUntilDone(ctx, nil)
+		return err
+	}
+	c, err := t.Vaults()
+	if err != nil {
+		return err
+	}
+	p, err := c.BeginPurgeDeleted(ctx, name, t.Conn.Location, nil)
+	if err != nil {
+		return err
+	}
+	_, err = p.PollUntilDone(ctx, nil)
+	return err
+}
