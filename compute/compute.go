@@ -65,6 +65,7 @@ type Server struct {
 	agents      http.Handler
 	vms         *vm.Service
 	deployments *deployment.Service
+	operations  *operations.Service
 	ca          *hosts.CA
 }
 
@@ -132,7 +133,7 @@ func New(c Config, d Deps) (*Server, error) {
 	if err := db.Migrate(starting, migrations); err != nil {
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
-	ops := &operations.Service{Store: store.Of[operations.Operation](db, "operation"), Endpoint: c.Endpoint, Location: c.Location, Now: d.Now}
+	ops := &operations.Service{Store: store.Of[operations.Operation](db, "operation"), Endpoint: c.Endpoint, Location: c.Location, Now: d.Now, Authorize: c.Roles.Allowed, Log: d.Log}
 	groups := &resources.Groups{DB: db, Store: store.Of[resources.Group](db, "group"), Operations: ops, Location: c.Location, Now: d.Now, Log: d.Log}
 	nets := &network.Service{DB: db, VNets: store.Of[network.VNet](db, "vnet"), NICs: store.Of[network.NIC](db, "nic"), Groups: groups, Location: c.Location, Now: d.Now}
 	disks := &disk.Service{DB: db, Store: store.Of[disk.Disk](db, "disk"), Groups: groups}
@@ -176,7 +177,7 @@ func New(c Config, d Deps) (*Server, error) {
 		router.Routes = append(router.Routes, part.Routes()...)
 	}
 	deployments.Router = router
-	s := &Server{cfg: c, deps: d, agents: agents.Handler(), vms: vms, deployments: deployments, ca: ca}
+	s := &Server{cfg: c, deps: d, agents: agents.Handler(), vms: vms, deployments: deployments, operations: ops, ca: ca}
 	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	s.arm = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -231,6 +232,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group, inner := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.vms.Run(inner) })
 	group.Go(func() error { return s.deployments.Run(inner) })
+	group.Go(func() error { return s.operations.Run(inner) })
 	err := group.Wait()
 	if ctx.Err() != nil {
 		return nil

@@ -4,12 +4,15 @@ package operations
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
 	"cloister.dev/cloister/compute/arm"
+	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/store"
 )
 
@@ -38,6 +41,9 @@ type Service struct {
 	Endpoint string // outer URL of the API without a final slash; never taken from a request
 	Location string
 	Now      func() time.Time
+	// Authorize tells whether a caller may do an action at a scope. Who may read what an operation works on may poll it.
+	Authorize func(p *identity.Principal, action, scope string) error
+	Log       *slog.Logger
 }
 
 // New makes an operation; the caller writes it in the transaction of what it belongs to.
@@ -75,7 +81,7 @@ func (s *Service) Header(o Operation, version string) http.Header {
 // Routes are the URLs that Header gives.
 func (s *Service) Routes() []arm.Route {
 	return []arm.Route{{Method: http.MethodGet, Pattern: "/subscriptions/{sub}/providers/Microsoft.Compute/locations/{location}/operations/{op}",
-		Action: "Microsoft.Compute/locations/operations/read", Handle: s.get}}
+		Handle: s.get}} // no action: the role is asked for at the operation's own resource
 }
 
 func (s *Service) get(ctx context.Context, r *arm.Request) (*arm.Response, error) {
@@ -84,6 +90,9 @@ func (s *Service) get(ctx context.Context, r *arm.Request) (*arm.Response, error
 		return nil, arm.Errorf(http.StatusNotFound, "NotFound", "Operation '%s' was not found.", r.Var("op"))
 	}
 	if err != nil {
+		return nil, err
+	}
+	if err := s.mayPoll(r.Principal, it.Value); err != nil {
 		return nil, err
 	}
 	o := it.Value
@@ -113,4 +122,26 @@ func (s *Service) get(ctx context.Context, r *arm.Request) (*arm.Response, error
 		body["error"] = o.Error
 	}
 	return &arm.Response{Status: http.StatusOK, Header: wait, Body: body}, nil
+}
+
+// mayPoll answers somebody without a role as if there were no such operation.
+func (s *Service) mayPoll(p *identity.Principal, o Operation) error {
+	if s.Authorize(p, readAction(o.Resource), o.Resource) != nil {
+		return arm.Errorf(http.StatusNotFound, "NotFound", "Operation '%s' was not found.", o.ID)
+	}
+	return nil
+}
+
+// readAction is the action of reading a resource, by its id: of a resource group, or of the last type in the path.
+func readAction(id string) string {
+	_, path, ok := strings.Cut(strings.ToLower(id), "/providers/")
+	if !ok {
+		return "Microsoft.Resources/subscriptions/resourceGroups/read"
+	}
+	parts := strings.Split(path, "/")
+	action := parts[0]
+	for i := 1; i < len(parts); i += 2 {
+		action += "/" + parts[i]
+	}
+	return action + "/read"
 }
