@@ -32,6 +32,7 @@ import (
 	"cloister.dev/cloister/compute/quota"
 	"cloister.dev/cloister/compute/resources"
 	"cloister.dev/cloister/compute/scheduler"
+	"cloister.dev/cloister/compute/sshkey"
 	"cloister.dev/cloister/compute/vault"
 	"cloister.dev/cloister/compute/vm"
 	"cloister.dev/cloister/identity"
@@ -139,6 +140,7 @@ func New(c Config, d Deps) (*Server, error) {
 	disks := &disk.Service{DB: db, Store: store.Of[disk.Disk](db, "disk"), Groups: groups}
 	images := &imagesvc.Service{Dir: c.ImageDir, Location: c.Location, MinDiskGiB: c.MinDiskGiB}
 	sets := &encryptionset.Service{DB: db, Store: store.Of[encryptionset.Set](db, "encryptionset"), Groups: groups, Location: c.Location, TenantID: c.TenantID, VaultSuffix: c.VaultSuffix, Now: d.Now}
+	sshKeys := &sshkey.Service{DB: db, Store: store.Of[sshkey.Key](db, "sshkey"), Groups: groups, Location: c.Location, Now: d.Now}
 	vaults := &vault.Service{DB: db, Vaults: store.Of[vault.Vault](db, "vault"), Pools: store.Of[vault.Vault](db, "pool"), Groups: groups, Keeper: d.Vaults, Location: c.Location, TenantID: c.TenantID, Now: d.Now}
 	vms := &vm.Service{
 		DB: db, VMs: store.Of[vm.VM](db, "vm"), Statuses: store.Of[vm.Status](db, "vmstatus"), Journeys: store.Of[vm.Journey](db, "journey"),
@@ -152,11 +154,11 @@ func New(c Config, d Deps) (*Server, error) {
 		Groups: groups, Operations: ops, Endpoint: c.Endpoint, TenantID: c.TenantID, Now: d.Now, Log: d.Log,
 		Environment: map[string]any{"name": "Cloister", "resourceManager": c.Endpoint + "/", "authentication": map[string]any{"loginEndpoint": c.Authority + "/", "tenant": c.TenantID}, "suffixes": map[string]any{"keyvaultDns": "." + c.VaultSuffix}}}
 	deployments.Init()
-	groups.Contents = []resources.Content{deployments, vms, disks, sets, nets, vaults}
+	groups.Contents = []resources.Content{deployments, vms, disks, sets, nets, vaults, sshKeys}
 	cloud := &resources.Cloud{Endpoint: c.Endpoint, Authority: c.Authority, TenantID: c.TenantID, Subscription: c.Subscriptions, Location: c.Location,
 		Audiences: c.Identity.Audiences, VaultSuffix: c.VaultSuffix, AttestURL: c.Attest.URL, Authorize: c.Roles.Allowed,
 		ResourceTypes: map[string][]string{
-			"Microsoft.Compute":   {"virtualMachines", "disks", "diskEncryptionSets", "images", "locations/operations", "locations/usages", "skus"},
+			"Microsoft.Compute":   {"virtualMachines", "disks", "diskEncryptionSets", "images", "sshPublicKeys", "locations/operations", "locations/usages", "skus"},
 			"Microsoft.Network":   {"virtualNetworks", "virtualNetworks/subnets", "networkInterfaces"},
 			"Microsoft.KeyVault":  {"vaults", "vaults/accessPolicies", "managedHSMs", "deletedVaults", "deletedManagedHSMs", "locations/deletedVaults", "locations/deletedManagedHSMs", "checkNameAvailability"},
 			"Microsoft.Resources": {"resourceGroups", "deployments"},
@@ -173,7 +175,7 @@ func New(c Config, d Deps) (*Server, error) {
 		Observe: func(route string, status int, t time.Duration) {
 			took.WithLabelValues(route, fmt.Sprint(status)).Observe(t.Seconds())
 		}}
-	for _, part := range []interface{ Routes() []arm.Route }{cloud, groups, deployments, nets, disks, sets, vaults, images, vms, ops} {
+	for _, part := range []interface{ Routes() []arm.Route }{cloud, groups, deployments, nets, disks, sets, vaults, sshKeys, images, vms, ops} {
 		router.Routes = append(router.Routes, part.Routes()...)
 	}
 	deployments.Router = router

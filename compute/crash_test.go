@@ -90,6 +90,9 @@ func TestCrashChild(t *testing.T) {
 		if status, out, _ := e.call("PUT", vaults+"crash", vaultText(e, `"accessPolicies":[]`)); status/100 != 2 {
 			t.Fatalf("PUT of the vault: %d %v", status, out)
 		}
+		if status, out, _ := e.call("PUT", sshKey, `{"location":"local"}`); status/100 != 2 {
+			t.Fatalf("PUT of the SSH key: %d %v", status, out)
+		}
 		if status, _, _ := e.call("GET", setPath, ""); status == 404 {
 			if status, out, _ := e.call("PUT", setPath, setBody(e.customerKey(), "false")); status/100 != 2 {
 				t.Fatalf("PUT of the encryption set: %d %v", status, out)
