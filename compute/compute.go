@@ -141,7 +141,7 @@ func New(c Config, d Deps) (*Server, error) {
 	images := &imagesvc.Service{Dir: c.ImageDir, Location: c.Location, MinDiskGiB: c.MinDiskGiB}
 	sets := &encryptionset.Service{DB: db, Store: store.Of[encryptionset.Set](db, "encryptionset"), Groups: groups, Location: c.Location, TenantID: c.TenantID, VaultSuffix: c.VaultSuffix, Now: d.Now}
 	sshKeys := &sshkey.Service{DB: db, Store: store.Of[sshkey.Key](db, "sshkey"), Groups: groups, Location: c.Location, Now: d.Now}
-	vaults := &vault.Service{DB: db, Vaults: store.Of[vault.Vault](db, "vault"), Pools: store.Of[vault.Vault](db, "pool"), Groups: groups, Keeper: d.Vaults, Location: c.Location, TenantID: c.TenantID, Now: d.Now}
+	vaults := &vault.Service{DB: db, Vaults: store.Of[vault.Vault](db, "vault"), Pools: store.Of[vault.Vault](db, "pool"), Groups: groups, Keeper: d.Vaults, Operations: ops, Location: c.Location, TenantID: c.TenantID, Now: d.Now}
 	vms := &vm.Service{
 		DB: db, VMs: store.Of[vm.VM](db, "vm"), Statuses: store.Of[vm.Status](db, "vmstatus"), Journeys: store.Of[vm.Journey](db, "journey"),
 		Identities: store.Of[vm.Identity](db, "vmid"), Questions: store.Of[vm.Question](db, "question"), Usages: store.Of[quota.Usage](db, "usage"),

@@ -301,6 +301,37 @@ func TestPoolAndGroup(t *testing.T) {
 	k.want(201, "PUT", vaults+"second", vaultText(k.env, `"createMode":"recover"`))
 }
 
+// A pool that nothing protects, from its making to its purge.
+func TestPoolLife(t *testing.T) {
+	k := newKeeper(t)
+	ctx := t.Context()
+	c := must[*armkeyvault.ManagedHsmsClient](t)(armkeyvault.NewManagedHsmsClient(sub, k.env, k.options()))
+	ask := armkeyvault.ManagedHsm{Location: to.Ptr("local"), SKU: &armkeyvault.ManagedHsmSKU{Family: to.Ptr(armkeyvault.ManagedHsmSKUFamilyB), Name: to.Ptr(armkeyvault.ManagedHsmSKUNameStandardB1)},
+		Properties: &armkeyvault.ManagedHsmProperties{TenantID: to.Ptr(k.cfg.TenantID), InitialAdminObjectIDs: []*string{to.Ptr(identitytest.AdminID)}, SoftDeleteRetentionInDays: to.Ptr[int32](7)}}
+	p, err := c.BeginCreateOrUpdate(ctx, "g", "hsm2", ask, nil)
+	done(t, p, err)
+	u, err := c.BeginUpdate(ctx, "g", "hsm2", armkeyvault.ManagedHsm{Tags: map[string]*string{"a": to.Ptr("b")}}, nil)
+	if changed := done(t, u, err); *changed.Tags["a"] != "b" || *changed.Properties.InitialAdminObjectIDs[0] != identitytest.AdminID {
+		t.Errorf("%+v", changed.Properties)
+	}
+	d, err := c.BeginDelete(ctx, "g", "hsm2", nil)
+	done(t, d, err)
+	gone, err := c.GetDeleted(ctx, "hsm2", "local", nil)
+	if err != nil || *gone.Properties.MhsmID != pools+"hsm2" {
+		t.Fatalf("%v %+v", err, gone.Properties)
+	}
+	ask.Properties.CreateMode = to.Ptr(armkeyvault.CreateModeRecover)
+	p, err = c.BeginCreateOrUpdate(ctx, "g", "hsm2", ask, nil)
+	done(t, p, err)
+	d, err = c.BeginDelete(ctx, "g", "hsm2", nil)
+	done(t, d, err)
+	g, err := c.BeginPurgeDeleted(ctx, "hsm2", "local", nil)
+	done(t, g, err)
+	if free, err := c.CheckMhsmNameAvailability(ctx, armkeyvault.CheckMhsmNameAvailabilityParameters{Name: to.Ptr("hsm2")}, nil); err != nil || !*free.NameAvailable {
+		t.Errorf("after the purge: %v %+v", err, free)
+	}
+}
+
 func vaultText(e *env, more string) string {
 	return `{"location":"local","properties":{"tenantId":"` + e.cfg.TenantID + `","sku":{"family":"A","name":"standard"},` + more + `}}`
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"text/tabwriter"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/keyvault/armkeyvault"
 	"github.com/spf13/cobra"
 
 	"cloister.dev/cloister/cmd/cloister/internal/tenant"
@@ -21,9 +20,9 @@ the operator included. A deleted one can be recovered until it is purged or its 
 	}
 	cmd.PersistentFlags().StringP("resource-group", "g", defaultGroup, "resource group")
 	cmd.AddCommand(newVaultCreate(), newVaultList(), newVaultAllow(),
-		newVaultChange("delete", "Delete a vault; it can be recovered", deleteVault),
-		newVaultChange("recover", "Take back the deletion of a vault", recoverVault),
-		newVaultChange("purge", "Destroy a deleted vault and all its keys", purgeVault))
+		newVaultChange("delete", "Delete a vault; it can be recovered", (*tenant.Tenant).DeleteVault),
+		newVaultChange("recover", "Take back the deletion of a vault", (*tenant.Tenant).RecoverVault),
+		newVaultChange("purge", "Destroy a deleted vault and all its keys", (*tenant.Tenant).PurgeVault))
 	return cmd
 }
 
@@ -114,7 +113,7 @@ func newVaultAllow() *cobra.Command {
 	return cmd
 }
 
-func newVaultChange(verb, short string, do func(context.Context, *tenant.Tenant, string, bool) error) *cobra.Command {
+func newVaultChange(verb, short string, do func(t *tenant.Tenant, ctx context.Context, name string, pool bool) error) *cobra.Command {
 	var pool bool
 	cmd := &cobra.Command{
 		Use: verb + " NAME", Short: short, Args: cobra.ExactArgs(1), Example: "  cloister vault " + verb + " team",
@@ -123,82 +122,9 @@ func newVaultChange(verb, short string, do func(context.Context, *tenant.Tenant,
 			if err != nil {
 				return err
 			}
-			return do(cmd.Context(), t, args[0], pool)
+			return do(t, cmd.Context(), args[0], pool)
 		},
 	}
 	cmd.Flags().BoolVar(&pool, "pool", false, "an HSM pool")
 	return cmd
-}
-
-func deleteVault(ctx context.Context, t *tenant.Tenant, name string, pool bool) error {
-	if pool {
-		c, err := t.Pools()
-		if err != nil {
-			return err
-		}
-		p, err := c.BeginDelete(ctx, t.Group, name, nil)
-		if err != nil {
-			return err
-		}
-		_, err = p.PollUntilDone(ctx, nil)
-		return err
-	}
-	c, err := t.Vaults()
-	if err != nil {
-		return err
-	}
-	_, err = c.Delete(ctx, t.Group, name, nil)
-	return err
-}
-
-func recoverVault(ctx context.Context, t *tenant.Tenant, name string, pool bool) error {
-	if pool {
-		c, err := t.Pools()
-		if err != nil {
-			return err
-		}
-		mode := armkeyvault.CreateModeRecover
-		p, err := c.BeginCreateOrUpdate(ctx, t.Group, name, armkeyvault.ManagedHsm{Location: &t.Conn.Location, Properties: &armkeyvault.ManagedHsmProperties{TenantID: &t.Conn.TenantID, CreateMode: &mode}}, nil)
-		if err != nil {
-			return err
-		}
-		_, err = p.PollUntilDone(ctx, nil)
-		return err
-	}
-	c, err := t.Vaults()
-	if err != nil {
-		return err
-	}
-	mode := armkeyvault.CreateModeRecover
-	p, err := c.BeginCreateOrUpdate(ctx, t.Group, name, armkeyvault.VaultCreateOrUpdateParameters{Location: &t.Conn.Location, Properties: &armkeyvault.VaultProperties{TenantID: &t.Conn.TenantID, CreateMode: &mode}}, nil)
-	if err != nil {
-		return err
-	}
-	_, err = p.PollUntilDone(ctx, nil)
-	return err
-}
-
-func purgeVault(ctx context.Context, t *tenant.Tenant, name string, pool bool) error {
-	if pool {
-		c, err := t.Pools()
-		if err != nil {
-			return err
-		}
-		p, err := c.BeginPurgeDeleted(ctx, name, t.Conn.Location, nil)
-		if err != nil {
-			return err
-		}
-		_, err = p.PollUntilDone(ctx, nil)
-		return err
-	}
-	c, err := t.Vaults()
-	if err != nil {
-		return err
-	}
-	p, err := c.BeginPurgeDeleted(ctx, name, t.Conn.Location, nil)
-	if err != nil {
-		return err
-	}
-	_, err = p.PollUntilDone(ctx, nil)
-	return err
 }

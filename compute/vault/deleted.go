@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"cloister.dev/cloister/compute/arm"
+	"cloister.dev/cloister/compute/operations"
 	keys "cloister.dev/cloister/keys/client"
 )
 
@@ -81,7 +82,20 @@ func (s *Service) purge(ctx context.Context, r *arm.Request, k sort) (*arm.Respo
 	if err := s.Keeper.Purge(ctx, onBehalf(r), v.Name); err != nil {
 		return nil, err
 	}
+	if k.resourceType == PoolType {
+		return s.ended(ctx, r, v)
+	}
 	return &arm.Response{Status: http.StatusOK}, nil
+}
+
+// ended answers with an operation that is over: clients of pools take no other answer to a purge.
+func (s *Service) ended(ctx context.Context, r *arm.Request, v keys.Vault) (*arm.Response, error) {
+	op := s.Operations.New(r.Var("sub"), v.Resource)
+	op.Status, op.End = operations.Succeeded, &op.Start
+	if err := s.Operations.Store.Create(ctx, op.ID, op); err != nil {
+		return nil, err
+	}
+	return &arm.Response{Status: http.StatusAccepted, Header: s.Operations.Header(op, r.Version)}, nil
 }
 
 // nameIsFree answers whether a name can be used.

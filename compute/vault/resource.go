@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cloister.dev/cloister/compute/arm"
+	"cloister.dev/cloister/compute/operations"
 	"cloister.dev/cloister/compute/resources"
 	"cloister.dev/cloister/compute/tracked"
 	"cloister.dev/cloister/internal/failpoint"
@@ -54,14 +55,15 @@ type Keeper interface {
 
 // Service serves vaults and pools. It passes its callers' tokens on to the key keeper, and gives no access to keys by itself.
 type Service struct {
-	DB       *store.DB
-	Vaults   store.Store[Vault] // of both types
-	Pools    store.Store[Vault]
-	Groups   *resources.Groups
-	Keeper   Keeper // nil: the installation's key keeper makes no vaults
-	Location string
-	TenantID string
-	Now      func() time.Time
+	DB         *store.DB
+	Vaults     store.Store[Vault] // of both types
+	Pools      store.Store[Vault]
+	Groups     *resources.Groups
+	Keeper     Keeper // nil: the installation's key keeper makes no vaults
+	Operations *operations.Service
+	Location   string
+	TenantID   string
+	Now        func() time.Time
 }
 
 // sort is one of the two types with what tells it from the other.

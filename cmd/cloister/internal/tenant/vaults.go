@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/keyvault/armkeyvault"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
@@ -138,6 +139,71 @@ func (t *Tenant) ListVaults(ctx context.Context) ([]VaultRow, error) {
 		}
 	}
 	return rows, nil
+}
+
+// ended waits for the end of a call.
+func ended[T any](ctx context.Context, p *runtime.Poller[T], err error) error {
+	if err != nil {
+		return err
+	}
+	_, err = p.PollUntilDone(ctx, nil)
+	return err
+}
+
+// DeleteVault deletes a vault or a pool, so that it can be recovered.
+func (t *Tenant) DeleteVault(ctx context.Context, name string, pool bool) error {
+	if pool {
+		c, err := t.Pools()
+		if err != nil {
+			return err
+		}
+		p, err := c.BeginDelete(ctx, t.Group, name, nil)
+		return ended(ctx, p, err)
+	}
+	c, err := t.Vaults()
+	if err != nil {
+		return err
+	}
+	_, err = c.Delete(ctx, t.Group, name, nil)
+	return err
+}
+
+// RecoverVault takes a deletion back.
+func (t *Tenant) RecoverVault(ctx context.Context, name string, pool bool) error {
+	if pool {
+		c, err := t.Pools()
+		if err != nil {
+			return err
+		}
+		p, err := c.BeginCreateOrUpdate(ctx, t.Group, name, armkeyvault.ManagedHsm{Location: &t.Conn.Location,
+			Properties: &armkeyvault.ManagedHsmProperties{TenantID: &t.Conn.TenantID, CreateMode: to.Ptr(armkeyvault.CreateModeRecover)}}, nil)
+		return ended(ctx, p, err)
+	}
+	c, err := t.Vaults()
+	if err != nil {
+		return err
+	}
+	p, err := c.BeginCreateOrUpdate(ctx, t.Group, name, armkeyvault.VaultCreateOrUpdateParameters{Location: &t.Conn.Location,
+		Properties: &armkeyvault.VaultProperties{TenantID: &t.Conn.TenantID, CreateMode: to.Ptr(armkeyvault.CreateModeRecover)}}, nil)
+	return ended(ctx, p, err)
+}
+
+// PurgeVault destroys a deleted vault or pool and all its keys.
+func (t *Tenant) PurgeVault(ctx context.Context, name string, pool bool) error {
+	if pool {
+		c, err := t.Pools()
+		if err != nil {
+			return err
+		}
+		p, err := c.BeginPurgeDeleted(ctx, name, t.Conn.Location, nil)
+		return ended(ctx, p, err)
+	}
+	c, err := t.Vaults()
+	if err != nil {
+		return err
+	}
+	p, err := c.BeginPurgeDeleted(ctx, name, t.Conn.Location, nil)
+	return ended(ctx, p, err)
 }
 
 // VaultNamed finds a vault or a pool of the subscription.
