@@ -53,7 +53,7 @@ var configKinds = []struct {
 		return errors.Join(c.Compute.Validate(), c.SignIn.Validate(), c.Vault.Validate())
 	}},
 	{"host", "controlPlane", checkAs[host.Config]},
-	{"keys", "vaults", checkAs[keys.Config]},
+	{"keys", "suffix", checkAs[keys.Config]},
 	{"attest", "stateDir", checkAs[attest.Config]},
 	{"softchip", "socket", checkAs[softchip.Config]},
 }
