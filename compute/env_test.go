@@ -312,16 +312,17 @@ func with(path string, v any) func(map[string]any) {
 
 // player is a host agent that plays running VMs: what is wanted is reached at once.
 type player struct {
-	e      *env
-	client *api.Client
-	facts  api.HostFacts
-	mu     sync.Mutex
-	vms    map[string]api.VMSpec
-	seen   []api.VMSpec // every spec that came
-	fail   *evidence.Refusal
-	bundle string
-	probes []api.ProbeReport               // for the next report
-	answer func(api.Probe) api.ProbeReport // nil: probes are left unanswered
+	e         *env
+	client    *api.Client
+	facts     api.HostFacts
+	reporting sync.Mutex
+	mu        sync.Mutex
+	vms       map[string]api.VMSpec
+	seen      []api.VMSpec // every spec that came
+	fail      *evidence.Refusal
+	bundle    string
+	probes    []api.ProbeReport               // for the next report
+	answer    func(api.Probe) api.ProbeReport // nil: probes are left unanswered
 }
 
 // certificate joins and gives a client that shows the certificate.
@@ -408,7 +409,21 @@ func (p *player) handle(ctx context.Context, m api.Message) error {
 	return p.report(ctx)
 }
 
+// change changes what the host tells of itself from its next report on.
+func (p *player) change(change func(*api.HostFacts)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change(&p.facts)
+}
+
+// report tells the control plane what there is. One report at a time: a later one is never overtaken by an earlier one.
 func (p *player) report(ctx context.Context) error {
+	p.reporting.Lock()
+	defer p.reporting.Unlock()
+	return p.send(ctx)
+}
+
+func (p *player) send(ctx context.Context) error {
 	p.mu.Lock()
 	r := api.Report{Host: p.facts, Probes: p.probes}
 	p.probes = nil
@@ -431,7 +446,7 @@ func (p *player) report(ctx context.Context) error {
 		p.probes = append(p.probes, answer(asked))
 	}
 	p.mu.Unlock()
-	return p.report(ctx)
+	return p.send(ctx)
 }
 
 // goodProbe answers as a platform that is fit: see judgeFake.

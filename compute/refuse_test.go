@@ -329,7 +329,7 @@ func TestNoCapacity(t *testing.T) {
 	})
 	p := e.join(1)
 	t.Run("CP-05 the host says why it takes no VMs", func(t *testing.T) {
-		p.facts.Cordoned = "its report was refused"
+		p.change(func(f *api.HostFacts) { f.Cordoned = "its report was refused" })
 		if err := p.report(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -337,7 +337,7 @@ func TestNoCapacity(t *testing.T) {
 		if code, message, _ := errorOf(out); status != 409 || code != "AllocationFailed" || !strings.Contains(message, "its report was refused") {
 			t.Fatalf("%d %v", status, out)
 		}
-		p.facts.Cordoned = ""
+		p.change(func(f *api.HostFacts) { f.Cordoned = "" })
 		if err := p.report(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -552,7 +552,7 @@ func TestInitDataMadeByCompute(t *testing.T) {
 	t.Run("accepted without a persisted TPM, and marked", func(t *testing.T) {
 		e := newEnv(t, func(_ *compute.Config, d *compute.Deps) { d.Maker = nil })
 		p := e.join(8)
-		p.facts.TEEs = []string{"snp", "tdx"} // the mode is an option of TDX sizes
+		p.change(func(f *api.HostFacts) { f.TEEs = []string{"snp", "tdx"} }) // the mode is an option of TDX sizes
 		if err := p.report(t.Context()); err != nil {
 			t.Fatal(err)
 		}
