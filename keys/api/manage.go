@@ -141,61 +141,71 @@ func (c *call) getVault(name string) (any, error) {
 }
 
 // vaultEntry is the beginning of an entry in the log about a vault.
-func (c *call) vaultEntry(event, name string, by *identity.Principal) audit.Entry {
-	e := audit.Entry{Event: event, RequestID: c.requestID, Vault: name, Caller: c.caller.ObjectID}
-	if by != nil {
-		e.Principal = by.ObjectID
-	}
-	return e
+func (c *call) vaultEntry(event, name string) audit.Entry {
+	return audit.Entry{Event: event, RequestID: c.requestID, Vault: name, Caller: c.caller.ObjectID}
 }
 
-func (c *call) putVault(name string) (int, any, error) {
-	e := c.vaultEntry("put-vault", name, nil)
-	refused := func(err error) (int, any, error) { return 0, nil, c.refused(e, vaultFailure(err)) }
-	if err := c.mayManage("write"); err != nil {
-		return refused(err)
+// onBehalf tells for whom the control plane, which needs the role for the action, makes a call. The log names who that is.
+func (c *call) onBehalf(e *audit.Entry, action string) (*identity.Principal, error) {
+	if err := c.mayManage(action); err != nil {
+		return nil, err
 	}
 	by, err := c.tenantCaller()
-	if err != nil {
-		return refused(err)
+	if err == nil {
+		e.Principal = by.ObjectID
 	}
-	e.Principal = by.ObjectID
-	ask, err := c.askedVault(name)
-	if err != nil {
-		return refused(err)
-	}
-	if ask.Tenant != by.TenantID {
-		return refused(evidence.Refuse(evidence.CodeAuthz, "tenantId", ask.Tenant, by.TenantID+", the tenant of the caller"))
-	}
-	if c.declared(name) {
-		return refused(&vaults.Conflict{Reason: vaults.Taken, Message: "The name " + name + " is in use: names of vaults and pools are unique."})
-	}
-	status := http.StatusOK
-	var out vaults.Vault
-	err = c.changeVault(c.req.Context(), name, func(old *vaults.Vault) (*vaults.Vault, error) {
-		if old == nil {
-			status = http.StatusCreated
-		}
-		next, err := vaults.Put(old, ask, by.ObjectID, old == nil || c.mayGive(by, *old), c.Now().UTC().Truncate(time.Second))
-		if err != nil {
-			return nil, err
-		}
-		out = next
-		return &next, c.granted(e)
-	})
-	if err != nil {
-		return refused(err)
-	}
-	return status, c.wireVault(out), nil
+	return by, err
 }
 
-func (c *call) declared(name string) bool {
-	for _, v := range c.Vaults {
-		if strings.EqualFold(v.Name, name) {
-			return true
+// decide changes a vault's record, with the entry in the log first.
+func (c *call) decide(e audit.Entry, change func(*vaults.Vault) (vaults.Vault, error)) (vaults.Vault, error) {
+	var out vaults.Vault
+	err := c.changeVault(c.req.Context(), e.Vault, func(old *vaults.Vault) (vaults.Vault, error) {
+		next, err := change(old)
+		if err != nil {
+			return next, err
 		}
+		out = next
+		return next, c.granted(e)
+	})
+	return out, err
+}
+
+// refusedVault is refused, with the conflicts of vaults in Key Vault's words.
+func (c *call) refusedVault(e audit.Entry, err error) error { return c.refused(e, vaultFailure(err)) }
+
+func (c *call) putVault(name string) (int, any, error) {
+	e := c.vaultEntry("put-vault", name)
+	v, made, err := c.put(&e)
+	if err != nil {
+		return 0, nil, c.refusedVault(e, err)
 	}
-	return false
+	if made {
+		return http.StatusCreated, c.wireVault(v), nil
+	}
+	return http.StatusOK, c.wireVault(v), nil
+}
+
+func (c *call) put(e *audit.Entry) (v vaults.Vault, made bool, err error) {
+	by, err := c.onBehalf(e, "write")
+	if err != nil {
+		return v, false, err
+	}
+	ask, err := c.askedVault(e.Vault)
+	if err != nil {
+		return v, false, err
+	}
+	if ask.Tenant != by.TenantID {
+		return v, false, evidence.Refuse(evidence.CodeAuthz, "tenantId", ask.Tenant, by.TenantID+", the tenant of the caller")
+	}
+	if c.declared(ask.Name) != nil {
+		return v, false, &vaults.Conflict{Reason: vaults.Taken, Message: "The name " + ask.Name + " is in use: names of vaults and pools are unique."}
+	}
+	v, err = c.decide(*e, func(old *vaults.Vault) (vaults.Vault, error) {
+		made = old == nil
+		return vaults.Put(old, ask, by.ObjectID, made || c.mayGive(by, *old), c.Now().UTC().Truncate(time.Second))
+	})
+	return v, made, err
 }
 
 // mayGive tells whether a caller may give access to the keys of a vault.
@@ -204,95 +214,58 @@ func (c *call) mayGive(p *identity.Principal, v vaults.Vault) bool {
 }
 
 func (c *call) deleteVault(name string) (any, error) {
-	e := c.vaultEntry("delete-vault", name, nil)
+	e := c.vaultEntry("delete-vault", name)
 	if err := c.mayManage("delete"); err != nil {
-		return nil, c.refused(e, err)
+		return nil, c.refusedVault(e, err)
 	}
-	var out vaults.Vault
-	err := c.changeVault(c.req.Context(), name, func(old *vaults.Vault) (*vaults.Vault, error) {
-		next, err := vaults.Delete(old, c.Now())
-		if err != nil {
-			return nil, err
-		}
-		out = next
-		return &next, c.granted(e)
-	})
+	v, err := c.decide(e, func(old *vaults.Vault) (vaults.Vault, error) { return vaults.Delete(old, c.Now()) })
 	if err != nil {
-		return nil, c.refused(e, vaultFailure(err))
+		return nil, c.refusedVault(e, err)
 	}
-	return c.wireVault(out), nil
+	return c.wireVault(v), nil
 }
 
 func (c *call) recoverVault(name string) (any, error) {
-	e := c.vaultEntry("recover-vault", name, nil)
-	if err := c.mayManage("write"); err != nil {
-		return nil, c.refused(e, err)
-	}
-	by, err := c.tenantCaller()
+	e := c.vaultEntry("recover-vault", name)
+	by, err := c.onBehalf(&e, "write")
 	if err != nil {
-		return nil, c.refused(e, err)
+		return nil, c.refusedVault(e, err)
 	}
-	e.Principal = by.ObjectID
-	var out vaults.Vault
-	err = c.changeVault(c.req.Context(), name, func(old *vaults.Vault) (*vaults.Vault, error) {
-		next, err := vaults.Recover(old, by.TenantID)
-		if err != nil {
-			return nil, err
-		}
-		out = next
-		return &next, c.granted(e)
-	})
+	v, err := c.decide(e, func(old *vaults.Vault) (vaults.Vault, error) { return vaults.Recover(old, by.TenantID) })
 	if err != nil {
-		return nil, c.refused(e, vaultFailure(err))
+		return nil, c.refusedVault(e, err)
 	}
-	return c.wireVault(out), nil
+	return c.wireVault(v), nil
 }
 
 // purgeVaultFor purges a deleted vault because its tenant asks: someone who may give access to its keys may destroy them.
 func (c *call) purgeVaultFor(name string) error {
-	e := c.vaultEntry("purge-vault", name, nil)
-	if err := c.mayManage("purge/action"); err != nil {
-		return c.refused(e, err)
-	}
-	by, err := c.tenantCaller()
+	e := c.vaultEntry("purge-vault", name)
+	by, err := c.onBehalf(&e, "purge/action")
 	if err != nil {
-		return c.refused(e, err)
+		return c.refusedVault(e, err)
 	}
-	e.Principal = by.ObjectID
 	v, err := c.vaultNamed(c.req.Context(), name)
 	if err != nil {
-		return c.refused(e, err)
+		return c.refusedVault(e, err)
 	}
 	if v != nil && v.Tenant == by.TenantID && !c.mayGive(by, *v) {
-		return c.refused(e, forbidden(manageVaults+"purge/action", evidence.Refuse(evidence.CodeAuthz, "caller "+by.ObjectID, "no right to destroy the keys of "+name, "the vault's owner, or who may assign roles there")))
+		return c.refusedVault(e, forbidden(manageVaults+"purge/action", evidence.Refuse(evidence.CodeAuthz, "caller "+by.ObjectID, "no right to destroy the keys of "+name, "the vault's owner, or who may assign roles there")))
 	}
-	return c.purgeVaultBy(e, name, by.TenantID, c.Now)
+	return c.purgeVault(e, by.TenantID)
 }
 
-func (c *call) purgeVaultBy(e audit.Entry, name, tenant string, now func() time.Time) error {
-	if err := c.startPurge(c.req.Context(), name, tenant, now, func() error { return c.granted(e) }); err != nil {
-		return c.refused(e, vaultFailure(err))
+func (c *call) purgeVault(e audit.Entry, tenant string) error {
+	v, err := c.decide(e, func(old *vaults.Vault) (vaults.Vault, error) { return vaults.Purge(old, tenant, c.Now()) })
+	if err != nil {
+		return c.refusedVault(e, err)
 	}
-	v, err := c.vaultNamed(c.req.Context(), name)
-	if err != nil || v == nil {
-		return err
-	}
-	return c.destroyVault(c.req.Context(), *v)
+	return c.destroyVault(c.req.Context(), v)
 }
 
-// purgeVault purges a vault whose time is over.
-func (s *Server) purgeVault(ctx context.Context, name, tenant string, now func() time.Time) error {
-	c := s.background(ctx, vaults.Vault{Name: name, Tenant: tenant})
-	c.caller = &identity.Principal{} // nobody asked: its time is over
-	return c.purgeVaultBy(c.vaultEntry("purge-vault", name, nil), name, tenant, now)
-}
-
-func (s *Server) startPurge(ctx context.Context, name, tenant string, now func() time.Time, logged func() error) error {
-	return s.changeVault(ctx, name, func(old *vaults.Vault) (*vaults.Vault, error) {
-		next, err := vaults.Purge(old, tenant, now())
-		if err != nil {
-			return nil, err
-		}
-		return &next, logged()
-	})
+// purgeDue purges a vault whose time is over: nobody asked.
+func (s *Server) purgeDue(ctx context.Context, v vaults.Vault) error {
+	c := s.background(ctx, v)
+	c.caller = &identity.Principal{}
+	return c.purgeVault(c.vaultEntry("purge-vault", v.Name), v.Tenant)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"cloister.dev/cloister/internal/failpoint"
@@ -31,12 +32,20 @@ func vaultRecord(name string) keystore.ID {
 	return keystore.ID{Name: vaultPrefix + strings.ToLower(name)}
 }
 
-// vaultNamed finds a vault or a pool, also a deleted one; nil where there is none.
-func (s *Server) vaultNamed(ctx context.Context, name string) (*vaults.Vault, error) {
+// declared finds a vault of the configuration; nil where there is none of the name.
+func (s *Server) declared(name string) *vaults.Vault {
 	for _, v := range s.Vaults {
 		if strings.EqualFold(v.Name, name) {
-			return &v, nil
+			return &v
 		}
+	}
+	return nil
+}
+
+// vaultNamed finds a vault or a pool, also a deleted one; nil where there is none.
+func (s *Server) vaultNamed(ctx context.Context, name string) (*vaults.Vault, error) {
+	if v := s.declared(name); v != nil {
+		return v, nil
 	}
 	k, err := s.Backend.Get(ctx, vaultRecord(name))
 	if errors.Is(err, keystore.ErrNotFound) {
@@ -79,8 +88,8 @@ func (s *Server) madeVaults(ctx context.Context) ([]vaults.Vault, error) {
 	return out, nil
 }
 
-// changeVault writes a vault's record. A change to nothing takes it out.
-func (s *Server) changeVault(ctx context.Context, name string, change func(*vaults.Vault) (*vaults.Vault, error)) error {
+// changeVault writes a vault's record.
+func (s *Server) changeVault(ctx context.Context, name string, change func(*vaults.Vault) (vaults.Vault, error)) error {
 	id := vaultRecord(name)
 	err := s.Backend.Update(ctx, id, func(k *keystore.Key) (*keystore.Key, error) {
 		old, err := readVault(k)
@@ -88,7 +97,7 @@ func (s *Server) changeVault(ctx context.Context, name string, change func(*vaul
 			return nil, err
 		}
 		next, err := change(old)
-		if err != nil || next == nil {
+		if err != nil {
 			return nil, err
 		}
 		raw, err := json.Marshal(next)
@@ -141,14 +150,14 @@ func (s *Server) sweepVaults(ctx context.Context) ([]vaults.Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	live := append([]vaults.Vault(nil), s.Vaults...)
+	live := slices.Clone(s.Vaults)
 	var errs []error
 	for _, v := range made {
 		switch {
 		case v.Live():
 			live = append(live, v)
 		case v.Due(s.Now()):
-			errs = append(errs, s.purgeVault(ctx, v.Name, v.Tenant, s.Now))
+			errs = append(errs, s.purgeDue(ctx, v))
 		}
 	}
 	return live, errors.Join(errs...)
