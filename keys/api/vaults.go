@@ -146,11 +146,11 @@ func (s *Server) destroyVault(ctx context.Context, v vaults.Vault) error {
 
 // sweepVaults purges the vaults whose time is over, and gives those that are live.
 func (s *Server) sweepVaults(ctx context.Context) ([]vaults.Vault, error) {
+	live := slices.Clone(s.Vaults)
 	made, err := s.madeVaults(ctx)
 	if err != nil {
-		return nil, err
+		return live, err
 	}
-	live := slices.Clone(s.Vaults)
 	var errs []error
 	for _, v := range made {
 		switch {
