@@ -102,15 +102,7 @@ func (s *Service) delete(ctx context.Context, r *arm.Request) (*arm.Response, er
 
 // Resources lists the disks of a group.
 func (s *Service) Resources(ctx context.Context, sub, group string) ([]tracked.Meta, error) {
-	items, err := s.kind().All(ctx, sub, group)
-	if err != nil {
-		return nil, err
-	}
-	var out []tracked.Meta
-	for _, it := range items {
-		out = append(out, it.Value.Meta)
-	}
-	return out, nil
+	return s.kind().Metas(ctx, sub, group)
 }
 
 // Clear removes the disks of a group that no VM uses.

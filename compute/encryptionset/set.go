@@ -141,7 +141,6 @@ func (s *Service) put(ctx context.Context, r *arm.Request) (*arm.Response, error
 	if err := tracked.CheckTags(b.Tags); err != nil {
 		return nil, err
 	}
-	id := r.ID()
 	var problems []arm.Detail
 	add := func(target, message string) {
 		problems = append(problems, arm.Detail{Code: "InvalidParameter", Target: target, Message: message})
@@ -160,57 +159,21 @@ func (s *Service) put(ctx context.Context, r *arm.Request) (*arm.Response, error
 	if err := arm.Violations(http.StatusBadRequest, append(problems, bad...)); err != nil {
 		return nil, err
 	}
-	for {
-		set, err := s.write(ctx, r, id, func(v *Set) error {
-			v.Meta.Location, v.Meta.Tags, v.VaultID = s.Location, b.Tags, b.Properties.ActiveKey.Vault.ID
-			if v.KeyURL != key || v.Latest != latest {
-				v.KeyURL, v.Latest, v.Changed = key, latest, s.Now().UTC()
-			}
-			return nil
-		})
-		if errors.Is(err, store.ErrConflict) && ctx.Err() == nil {
-			continue // written by another call in between: judge again
+	set, _, err := s.kind().Write(ctx, s.DB, s.Groups, r, s.Now, func(v *Set, made bool) error {
+		if made {
+			v.Principal = uuid.NewString()
 		}
-		if err != nil {
-			return nil, err
+		v.Meta.Location, v.Meta.Tags, v.VaultID = s.Location, b.Tags, b.Properties.ActiveKey.Vault.ID
+		if v.KeyURL != key || v.Latest != latest {
+			v.KeyURL, v.Latest, v.Changed = key, latest, s.Now().UTC()
 		}
-		return arm.OK(s.wire(set)), nil
-	}
-}
-
-// write makes or changes a set in one transaction with its group.
-func (s *Service) write(ctx context.Context, r *arm.Request, id arm.ID, change func(*Set) error) (Set, error) {
-	tx := s.DB.Txn()
-	if err := s.Groups.Require(ctx, tx, id.Subscription, id.Group); err != nil {
-		return Set{}, err
-	}
-	it, err := s.Store.Get(ctx, id.Key())
-	fresh := errors.Is(err, store.ErrNotFound)
-	if err != nil && !fresh {
-		return Set{}, err
-	}
-	if err := tracked.Match(r.HTTP.Header, it.Value.Meta.Etag); err != nil {
-		return Set{}, err
-	}
-	v := it.Value
-	if fresh {
-		v = Set{Meta: tracked.Meta{ID: id, Created: s.Now().UTC()}, Principal: uuid.NewString()}
-	}
-	if err := change(&v); err != nil {
-		return Set{}, err
-	}
-	v.Meta.Etag = tracked.NewEtag()
-	if fresh {
-		s.Store.CreateIn(tx, id.Key(), v)
-	} else {
-		it.Value = v
-		s.Store.UpdateIn(tx, it)
-	}
-	if err := tx.Commit(ctx); err != nil {
-		return Set{}, err
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	afterSet.Hit()
-	return v, nil
+	return arm.OK(s.wire(set)), nil
 }
 
 // patch changes the key, the rotation or the tags. What is absent stays.
@@ -321,15 +284,7 @@ func (s *Service) LeaveIn(ctx context.Context, tx *store.Txn, set arm.ID, vm str
 
 // Resources lists the sets of a group.
 func (s *Service) Resources(ctx context.Context, sub, group string) ([]tracked.Meta, error) {
-	items, err := s.kind().All(ctx, sub, group)
-	if err != nil {
-		return nil, err
-	}
-	var out []tracked.Meta
-	for _, it := range items {
-		out = append(out, it.Value.Meta)
-	}
-	return out, nil
+	return s.kind().Metas(ctx, sub, group)
 }
 
 // Clear removes the sets of a group that no VM uses.

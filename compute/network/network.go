@@ -638,22 +638,12 @@ func (s *Service) RemoveIn(ctx context.Context, tx *store.Txn, nic store.Item[NI
 
 // Resources lists interfaces and networks of a group.
 func (s *Service) Resources(ctx context.Context, sub, group string) ([]tracked.Meta, error) {
-	nics, err := s.nics().All(ctx, sub, group)
+	nics, err := s.nics().Metas(ctx, sub, group)
 	if err != nil {
 		return nil, err
 	}
-	vnets, err := s.vnets().All(ctx, sub, group)
-	if err != nil {
-		return nil, err
-	}
-	var out []tracked.Meta
-	for _, it := range nics {
-		out = append(out, it.Value.Meta)
-	}
-	for _, it := range vnets {
-		out = append(out, it.Value.Meta)
-	}
-	return out, nil
+	vnets, err := s.vnets().Metas(ctx, sub, group)
+	return append(nics, vnets...), err
 }
 
 // Clear removes what nothing uses. A network whose addresses are used from another group stays, and so does its group.

@@ -132,55 +132,23 @@ func (s *Service) put(ctx context.Context, r *arm.Request) (*arm.Response, error
 			return nil, err
 		}
 	}
-	for {
-		key, fresh, err := s.write(ctx, r, b)
-		if errors.Is(err, store.ErrConflict) && ctx.Err() == nil {
-			continue // written by another call in between: judge again
+	// A body without a key leaves the one that is there.
+	key, made, err := s.kind().Write(ctx, s.DB, s.Groups, r, s.Now, func(k *Key, _ bool) error {
+		k.Meta.Location, k.Meta.Tags = s.Location, b.Tags
+		if b.Properties.PublicKey != "" {
+			k.PublicKey = strings.TrimSpace(b.Properties.PublicKey)
 		}
-		if err != nil {
-			return nil, err
-		}
-		status := http.StatusOK
-		if fresh {
-			status = http.StatusCreated
-		}
-		return &arm.Response{Status: status, Body: key.wire()}, nil
-	}
-}
-
-// write makes or changes a key in one transaction with its group. A body without a key leaves the one that is there.
-func (s *Service) write(ctx context.Context, r *arm.Request, b body) (Key, bool, error) {
-	id, tx := r.ID(), s.DB.Txn()
-	if err := s.Groups.Require(ctx, tx, id.Subscription, id.Group); err != nil {
-		return Key{}, false, err
-	}
-	it, err := s.Store.Get(ctx, id.Key())
-	fresh := errors.Is(err, store.ErrNotFound)
-	if err != nil && !fresh {
-		return Key{}, false, err
-	}
-	if err := tracked.Match(r.HTTP.Header, it.Value.Meta.Etag); err != nil {
-		return Key{}, false, err
-	}
-	v := it.Value
-	if fresh {
-		v = Key{Meta: tracked.Meta{ID: id, Location: s.Location, Created: s.Now().UTC()}}
-	}
-	v.Meta.Tags, v.Meta.Etag = b.Tags, tracked.NewEtag()
-	if b.Properties.PublicKey != "" {
-		v.PublicKey = strings.TrimSpace(b.Properties.PublicKey)
-	}
-	if fresh {
-		s.Store.CreateIn(tx, id.Key(), v)
-	} else {
-		it.Value = v
-		s.Store.UpdateIn(tx, it)
-	}
-	if err := tx.Commit(ctx); err != nil {
-		return Key{}, false, err
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	afterKey.Hit()
-	return v, fresh, nil
+	status := http.StatusOK
+	if made {
+		status = http.StatusCreated
+	}
+	return &arm.Response{Status: status, Body: key.wire()}, nil
 }
 
 func (s *Service) patch(ctx context.Context, r *arm.Request) (*arm.Response, error) {
@@ -293,15 +261,7 @@ func pair(kind string) (public, private string, err error) {
 
 // Resources lists the keys of a group.
 func (s *Service) Resources(ctx context.Context, sub, group string) ([]tracked.Meta, error) {
-	items, err := s.kind().All(ctx, sub, group)
-	if err != nil {
-		return nil, err
-	}
-	var out []tracked.Meta
-	for _, it := range items {
-		out = append(out, it.Value.Meta)
-	}
-	return out, nil
+	return s.kind().Metas(ctx, sub, group)
 }
 
 // Clear removes the keys of a group.

@@ -315,13 +315,11 @@ func (s *Service) remove(ctx context.Context, k sort, it store.Item[Vault]) erro
 func (s *Service) Resources(ctx context.Context, sub, group string) ([]tracked.Meta, error) {
 	var out []tracked.Meta
 	for _, k := range s.sorts() {
-		items, err := s.kind(k).All(ctx, sub, group)
+		metas, err := s.kind(k).Metas(ctx, sub, group)
 		if err != nil {
 			return nil, err
 		}
-		for _, it := range items {
-			out = append(out, it.Value.Meta)
-		}
+		out = append(out, metas...)
 	}
 	return out, nil
 }

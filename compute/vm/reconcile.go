@@ -316,15 +316,7 @@ func drop[T any](ctx context.Context, tx *store.Txn, st store.Store[T], id strin
 
 // Resources lists the VMs of a group.
 func (s *Service) Resources(ctx context.Context, sub, group string) ([]tracked.Meta, error) {
-	items, err := s.kind().All(ctx, sub, group)
-	if err != nil {
-		return nil, err
-	}
-	var out []tracked.Meta
-	for _, it := range items {
-		out = append(out, it.Value.Meta)
-	}
-	return out, nil
+	return s.kind().Metas(ctx, sub, group)
 }
 
 // Clear begins to delete all VMs of a group.
