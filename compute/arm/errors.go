@@ -86,3 +86,12 @@ func AsError(err error) *Error {
 	}
 	return nil
 }
+
+// CheckLocation refuses, in Resource Manager's words, a place where a type of resource is not; asked is as the caller wrote it. Nil: it is.
+func CheckLocation(asked, have, resourceType string) *Error {
+	at := Location(asked)
+	if at == have {
+		return nil
+	}
+	return Errorf(http.StatusBadRequest, "LocationNotAvailableForResourceType", "The provided location '%s' is not available for resource type '%s'. List of available regions for the resource type is '%s'.", at, resourceType, have).At("location")
+}

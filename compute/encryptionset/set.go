@@ -145,8 +145,8 @@ func (s *Service) put(ctx context.Context, r *arm.Request) (*arm.Response, error
 	add := func(target, message string) {
 		problems = append(problems, arm.Detail{Code: "InvalidParameter", Target: target, Message: message})
 	}
-	if at := arm.Location(b.Location); at != s.Location {
-		problems = append(problems, arm.Detail{Code: "LocationNotAvailableForResourceType", Target: "location", Message: "The provided location '" + at + "' is not available for resource type '" + Type + "'. List of available regions for the resource type is '" + s.Location + "'."})
+	if err := arm.CheckLocation(b.Location, s.Location, Type); err != nil {
+		problems = append(problems, err.Detail())
 	}
 	if b.Properties.EncryptionType != Customer {
 		add("properties.encryptionType", "encryptionType '"+b.Properties.EncryptionType+"' is not supported here; want '"+Customer+"'. A set that is of the host's making protects nothing from the host.")

@@ -124,8 +124,8 @@ func (s *Service) put(ctx context.Context, r *arm.Request) (*arm.Response, error
 	if err := tracked.CheckTags(b.Tags); err != nil {
 		return nil, err
 	}
-	if at := arm.Location(b.Location); at != s.Location {
-		return nil, arm.Errorf(http.StatusBadRequest, "LocationNotAvailableForResourceType", "The provided location '%s' is not available for resource type '%s'. List of available regions for the resource type is '%s'.", at, Type, s.Location).At("location")
+	if err := arm.CheckLocation(b.Location, s.Location, Type); err != nil {
+		return nil, err
 	}
 	if b.Properties.PublicKey != "" {
 		if err := Check(b.Properties.PublicKey); err != nil {

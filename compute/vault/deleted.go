@@ -12,9 +12,13 @@ import (
 
 // Deleted vaults are the key keeper's alone: the control plane has forgotten them.
 
+func noneDeleted(name string) error {
+	return arm.Errorf(http.StatusNotFound, "DeletedVaultNotFound", "The specified deleted vault '%s' does not exist.", name)
+}
+
 // deleted finds a deleted vault of a sort.
 func (s *Service) deleted(ctx context.Context, k sort, name string) (keys.Vault, error) {
-	none := arm.Errorf(http.StatusNotFound, "DeletedVaultNotFound", "The specified deleted vault '%s' does not exist.", name)
+	none := noneDeleted(name)
 	v, err := s.Keeper.Get(ctx, strings.ToLower(name))
 	if notFound(err) {
 		return v, none
@@ -58,7 +62,7 @@ func (s *Service) listDeleted(ctx context.Context, r *arm.Request, k sort) (*arm
 func (s *Service) find(ctx context.Context, r *arm.Request, k sort) (keys.Vault, error) {
 	v, err := s.deleted(ctx, k, r.Var("name"))
 	if err == nil && (!in(v, r.Var("sub")) || arm.Location(r.Var("location")) != s.Location) {
-		err = arm.Errorf(http.StatusNotFound, "DeletedVaultNotFound", "The specified deleted vault '%s' does not exist.", r.Var("name"))
+		err = noneDeleted(r.Var("name"))
 	}
 	return v, err
 }
@@ -114,7 +118,7 @@ func (s *Service) nameIsFree(ctx context.Context, r *arm.Request, k sort) (*arm.
 		}
 		return arm.OK(out), nil
 	}
-	if !validName(b.Name) {
+	if !keys.IsVaultName(strings.ToLower(b.Name)) {
 		return answer(false, "AccountNameInvalid", "The vault name '"+b.Name+"' is invalid. A vault's name must be between 3-24 alphanumeric characters. The name must begin with a letter, end with a letter or digit, and not contain consecutive hyphens.")
 	}
 	_, err := s.Keeper.Get(ctx, strings.ToLower(b.Name))
@@ -125,11 +129,4 @@ func (s *Service) nameIsFree(ctx context.Context, r *arm.Request, k sort) (*arm.
 		return nil, err
 	}
 	return answer(false, "AlreadyExists", "The name '"+b.Name+"' is already in use.")
-}
-
-func validName(name string) bool {
-	if len(name) < 3 || len(name) > 24 || strings.Contains(name, "--") || strings.HasPrefix(name, "-") || strings.HasSuffix(name, "-") || name[0] >= '0' && name[0] <= '9' {
-		return false
-	}
-	return strings.Trim(strings.ToLower(name), "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 }

@@ -39,10 +39,7 @@ func (s *Service) changePolicies(ctx context.Context, r *arm.Request, k sort) (*
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.write(ctx, r, k, v, func() (keys.Vault, error) {
-		out, _, err := s.Keeper.Put(ctx, onBehalf(r), ask)
-		return out, err
-	}); err != nil {
+	if _, err := s.write(ctx, r, k, v, func() (keys.Vault, error) { return s.Keeper.Put(ctx, onBehalf(r), ask) }); err != nil {
 		return nil, err
 	}
 	return arm.OK(map[string]any{"id": v.Meta.ID.String() + "/accessPolicies/", "type": Type + "/accessPolicies", "properties": map[string]any{"accessPolicies": next}}), nil

@@ -45,7 +45,7 @@ type flags struct {
 
 // Keeper is the key keeper's management of vaults.
 type Keeper interface {
-	Put(ctx context.Context, onBehalf string, v keys.Vault) (out keys.Vault, made bool, err error)
+	Put(ctx context.Context, onBehalf string, v keys.Vault) (keys.Vault, error)
 	Get(ctx context.Context, name string) (keys.Vault, error)
 	List(ctx context.Context) ([]keys.Vault, error)
 	Delete(ctx context.Context, name string) (keys.Vault, error)
@@ -56,7 +56,7 @@ type Keeper interface {
 // Service serves vaults and pools. It passes its callers' tokens on to the key keeper, and gives no access to keys by itself.
 type Service struct {
 	DB         *store.DB
-	Vaults     store.Store[Vault] // of both types
+	Vaults     store.Store[Vault]
 	Pools      store.Store[Vault]
 	Groups     *resources.Groups
 	Keeper     Keeper // nil: the installation's key keeper makes no vaults
@@ -109,12 +109,20 @@ func (s *Service) Routes() []arm.Route {
 
 func (s *Service) handler(k sort, f func(context.Context, *arm.Request, sort) (*arm.Response, error)) arm.Handler {
 	return func(ctx context.Context, r *arm.Request) (*arm.Response, error) {
-		if s.Keeper == nil {
-			return nil, arm.Errorf(http.StatusConflict, "OperationNotAllowed", "The key keeper of this installation makes no vaults: its configuration names them.")
+		if err := s.managed(); err != nil {
+			return nil, err
 		}
 		resp, err := f(ctx, r, k)
 		return resp, failure(err)
 	}
+}
+
+// managed refuses where the key keeper makes no vaults.
+func (s *Service) managed() error {
+	if s.Keeper == nil {
+		return arm.Errorf(http.StatusConflict, "OperationNotAllowed", "The key keeper of this installation makes no vaults: its configuration names them.")
+	}
+	return nil
 }
 
 // failure gives the key keeper's refusals in Resource Manager's form.
@@ -171,10 +179,7 @@ func (s *Service) put(ctx context.Context, r *arm.Request, k sort) (*arm.Respons
 		v = Vault{Meta: tracked.Meta{ID: id, Location: s.Location, Created: s.Now().UTC()}}
 	}
 	v.Meta.Tags, v.Flags = b.Tags, b.Properties.flags(flags{})
-	return s.write(ctx, r, k, v, func() (keys.Vault, error) {
-		out, _, err := s.Keeper.Put(ctx, onBehalf(r), ask)
-		return out, err
-	})
+	return s.write(ctx, r, k, v, func() (keys.Vault, error) { return s.Keeper.Put(ctx, onBehalf(r), ask) })
 }
 
 // write keeps the record, has the key keeper do its part, and keeps what it answered. A record that a crash left without an
@@ -270,10 +275,7 @@ func (s *Service) patch(ctx context.Context, r *arm.Request, k sort) (*arm.Respo
 		return nil, err
 	}
 	v.Meta.Tags, v.Flags = raw.Tags, raw.Properties.flags(v.Flags)
-	return s.write(ctx, r, k, v, func() (keys.Vault, error) {
-		out, _, err := s.Keeper.Put(ctx, onBehalf(r), ask)
-		return out, err
-	})
+	return s.write(ctx, r, k, v, func() (keys.Vault, error) { return s.Keeper.Put(ctx, onBehalf(r), ask) })
 }
 
 func (s *Service) delete(ctx context.Context, r *arm.Request, k sort) (*arm.Response, error) {
@@ -294,8 +296,8 @@ func (s *Service) delete(ctx context.Context, r *arm.Request, k sort) (*arm.Resp
 
 // remove deletes a vault at the key keeper, if it is this resource's, and then the record.
 func (s *Service) remove(ctx context.Context, k sort, it store.Item[Vault]) error {
-	if s.Keeper == nil {
-		return arm.Errorf(http.StatusConflict, "OperationNotAllowed", "Vault %s can't be deleted: the key keeper's management is not configured.", it.Value.Meta.ID.Name)
+	if err := s.managed(); err != nil {
+		return err
 	}
 	name := strings.ToLower(it.Value.Meta.ID.Base())
 	v, err := s.Keeper.Get(ctx, name)

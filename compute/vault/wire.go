@@ -130,8 +130,8 @@ func (s *Service) ask(id arm.ID, k sort, b body, was Vault, fresh bool) (keys.Va
 	add := func(code, target, message string) {
 		problems = append(problems, arm.Detail{Code: code, Target: target, Message: message})
 	}
-	if at := arm.Location(b.Location); at != s.Location {
-		add("LocationNotAvailableForResourceType", "location", "The provided location '"+at+"' is not available for resource type '"+k.resourceType+"'. List of available regions for the resource type is '"+s.Location+"'.")
+	if err := arm.CheckLocation(b.Location, s.Location, k.resourceType); err != nil {
+		problems = append(problems, err.Detail())
 	}
 	if !strings.EqualFold(p.TenantID, s.TenantID) {
 		add("InvalidParameter", "properties.tenantId", "Property 'properties.tenantId' is '"+p.TenantID+"'; want '"+s.TenantID+"', the tenant of the subscription.")

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
+	"strings"
 	"time"
 )
 
@@ -18,6 +20,14 @@ const VaultsPath = "/cloister/vaults"
 // OnBehalf is the header with the token of the tenant's caller, as "Bearer TOKEN". The control plane passes it on: what
 // gives access to keys, or destroys them, is done for that caller and not for the control plane.
 const OnBehalf = "x-ms-authorization-auxiliary"
+
+var vaultName = regexp.MustCompile(`^[a-z][a-z0-9-]{1,22}[a-z0-9]$`)
+
+// IsVaultName tells what can be the name of a vault or a pool, in lower case: 3 to 24 letters, digits and hyphens, beginning
+// with a letter, ending with a letter or digit, no two hyphens in a row.
+func IsVaultName(name string) bool {
+	return vaultName.MatchString(name) && !strings.Contains(name, "--")
+}
 
 // Vault is a vault or a pool as a control plane asks for it and is told of it.
 type Vault struct {
@@ -65,15 +75,15 @@ type Vaults struct {
 	Bearer func(context.Context) (string, error) // the control plane's own token
 }
 
-// Put makes a vault or changes it. Made tells which.
-func (s *Vaults) Put(ctx context.Context, onBehalf string, v Vault) (out Vault, made bool, err error) {
-	status, err := s.call(ctx, http.MethodPut, "/"+url.PathEscape(v.Name), onBehalf, v, &out)
-	return out, status == http.StatusCreated, err
+// Put makes a vault or changes it.
+func (s *Vaults) Put(ctx context.Context, onBehalf string, v Vault) (out Vault, err error) {
+	err = s.call(ctx, http.MethodPut, "/"+url.PathEscape(v.Name), onBehalf, v, &out)
+	return out, err
 }
 
 // Get reads a vault, also a deleted one.
 func (s *Vaults) Get(ctx context.Context, name string) (out Vault, err error) {
-	_, err = s.call(ctx, http.MethodGet, "/"+url.PathEscape(name), "", nil, &out)
+	err = s.call(ctx, http.MethodGet, "/"+url.PathEscape(name), "", nil, &out)
 	return out, err
 }
 
@@ -82,26 +92,25 @@ func (s *Vaults) List(ctx context.Context) ([]Vault, error) {
 	var out struct {
 		Value []Vault `json:"value"`
 	}
-	_, err := s.call(ctx, http.MethodGet, "", "", nil, &out)
+	err := s.call(ctx, http.MethodGet, "", "", nil, &out)
 	return out.Value, err
 }
 
 // Delete deletes a vault, so that it can be recovered.
 func (s *Vaults) Delete(ctx context.Context, name string) (out Vault, err error) {
-	_, err = s.call(ctx, http.MethodDelete, "/"+url.PathEscape(name), "", nil, &out)
+	err = s.call(ctx, http.MethodDelete, "/"+url.PathEscape(name), "", nil, &out)
 	return out, err
 }
 
 // Recover takes a deletion back.
 func (s *Vaults) Recover(ctx context.Context, onBehalf, name string) (out Vault, err error) {
-	_, err = s.call(ctx, http.MethodPost, "/"+url.PathEscape(name)+"/recover", onBehalf, nil, &out)
+	err = s.call(ctx, http.MethodPost, "/"+url.PathEscape(name)+"/recover", onBehalf, nil, &out)
 	return out, err
 }
 
 // Purge destroys a deleted vault and every key in it.
 func (s *Vaults) Purge(ctx context.Context, onBehalf, name string) error {
-	_, err := s.call(ctx, http.MethodPost, "/"+url.PathEscape(name)+"/purge", onBehalf, nil, nil)
-	return err
+	return s.call(ctx, http.MethodPost, "/"+url.PathEscape(name)+"/purge", onBehalf, nil, nil)
 }
 
 // VaultError is a key keeper's refusal of a call about a vault.
@@ -123,22 +132,22 @@ func (e *VaultError) Message() string { return e.Refusal.Message }
 // maxVaults bounds an answer, in bytes.
 const maxVaults = 64 << 20
 
-func (s *Vaults) call(ctx context.Context, method, path, onBehalf string, body, into any) (status int, err error) {
+func (s *Vaults) call(ctx context.Context, method, path, onBehalf string, body, into any) (err error) {
 	own, err := s.Bearer(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("getting a token for the key keeper: %w", err)
+		return fmt.Errorf("getting a token for the key keeper: %w", err)
 	}
 	var payload io.Reader
 	if body != nil {
 		raw, err := json.Marshal(body)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		payload = bytes.NewReader(raw)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, s.URL+VaultsPath+path+"?api-version="+APIVersion, payload)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+own)
 	req.Header.Set("Content-Type", "application/json")
@@ -147,25 +156,25 @@ func (s *Vaults) call(ctx context.Context, method, path, onBehalf string, body, 
 	}
 	resp, err := s.HTTP.Do(req)
 	if err != nil {
-		return 0, fmt.Errorf("calling the key keeper: %w", err)
+		return fmt.Errorf("calling the key keeper: %w", err)
 	}
 	defer func() { err = errors.Join(err, resp.Body.Close()) }()
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxVaults))
 	if err != nil {
-		return resp.StatusCode, fmt.Errorf("reading the key keeper's answer: %w", err)
+		return fmt.Errorf("reading the key keeper's answer: %w", err)
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
 		var e ErrorBody
 		if err := json.Unmarshal(raw, &e); err != nil || e.Error.Code == "" {
-			return resp.StatusCode, fmt.Errorf("the key keeper answers %d", resp.StatusCode)
+			return fmt.Errorf("the key keeper answers %d", resp.StatusCode)
 		}
-		return resp.StatusCode, &VaultError{resp.StatusCode, e.Error}
+		return &VaultError{resp.StatusCode, e.Error}
 	}
 	if into == nil || len(raw) == 0 {
-		return resp.StatusCode, nil
+		return nil
 	}
 	if err := json.Unmarshal(raw, into); err != nil {
-		return resp.StatusCode, fmt.Errorf("reading the key keeper's answer: %w", err)
+		return fmt.Errorf("reading the key keeper's answer: %w", err)
 	}
-	return resp.StatusCode, nil
+	return nil
 }

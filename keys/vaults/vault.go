@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cloister.dev/cloister/evidence"
+	"cloister.dev/cloister/keys/client"
 	"cloister.dev/cloister/keys/keystore"
 )
 
@@ -67,15 +68,11 @@ const (
 	maxAdmins        = 16
 )
 
-var (
-	nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{1,22}[a-z0-9]$`)
-	uuidForm = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
-)
+var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 
-// CheckName refuses what is no name of a vault, in lower case: 3 to 24 letters, digits and hyphens, beginning with a letter,
-// ending with a letter or digit, no two hyphens in a row.
+// CheckName refuses what is no name of a vault, in lower case.
 func CheckName(name string) error {
-	if !nameForm.MatchString(name) || strings.Contains(name, "--") {
+	if !client.IsVaultName(name) {
 		return evidence.Refuse(evidence.CodeParse, "vault name", fmt.Sprintf("%q", name), "3 to 24 lower-case letters, digits and single hyphens, from a letter to a letter or digit")
 	}
 	return nil
