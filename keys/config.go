@@ -242,6 +242,14 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
+// Pins writes pinned keys as the configuration has them.
+func Pins(list []initdata.SigningKey) (out []Key) {
+	for _, k := range list {
+		out = append(out, Key{KID: k.KID, PEM: k.PEM})
+	}
+	return out
+}
+
 func (k Key) resolve() (initdata.SigningKey, error) {
 	if (k.PEM == "") == (k.PEMFile == "") {
 		return initdata.SigningKey{}, evidence.Refuse(evidence.CodeParse, "key "+k.KID, "both or none of pem and pemFile", "one of them")

@@ -7,13 +7,13 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
-	"encoding/pem"
 	"math/big"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
 
 	"cloister.dev/cloister/evidence/initdata"
+	"cloister.dev/cloister/internal/pemkey"
 )
 
 // certLife is how long the self-signed certificate holds. It carries a key, nothing more: relying
@@ -56,9 +56,9 @@ func selfSign(key *rsa.PrivateKey, url string, id [32]byte, now time.Time) ([]by
 }
 
 func (k *signingKey) pin() (initdata.SigningKey, error) {
-	spki, err := x509.MarshalPKIXPublicKey(&k.key.PublicKey)
+	text, err := pemkey.MarshalPublic(&k.key.PublicKey)
 	if err != nil {
 		return initdata.SigningKey{}, err
 	}
-	return initdata.SigningKey{KID: k.kid, PEM: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}))}, nil
+	return initdata.SigningKey{KID: k.kid, PEM: string(text)}, nil
 }

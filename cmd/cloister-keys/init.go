@@ -127,20 +127,14 @@ func (s setup) make(cmd *cobra.Command) error {
 		return err
 	}
 	tenant, id, base := uuid.NewString(), uuid.NewString(), "https://"+s.suffix+":"+port
-	pins := func(list []initdata.SigningKey) (out []keys.Key) {
-		for _, k := range list {
-			out = append(out, keys.Key{KID: k.KID, PEM: k.PEM})
-		}
-		return out
-	}
 	sum := sha256.Sum256([]byte(secret))
 	operator := s.trust.VMIdentity
 	c := keys.Config{
 		Listen: s.listen, TLS: keys.TLS{Certificate: s.path("tls.crt"), Key: s.path("tls.key")}, Pools: []string{s.vault}, TenantID: tenant, Suffix: s.suffix, StateDir: s.path("state"),
-		Keystore: keys.Keystore{PassphraseFile: s.path("passphrase")}, Authorities: []keys.Authority{{Issuer: s.trust.Attest.URL, Keys: pins(s.trust.Attest.SigningKeys)}},
+		Keystore: keys.Keystore{PassphraseFile: s.path("passphrase")}, Authorities: []keys.Authority{{Issuer: s.trust.Attest.URL, Keys: keys.Pins(s.trust.Attest.SigningKeys)}},
 		Identity: keys.Identity{SignIn: base + "/" + tenant,
 			Issuers: []keys.Issuer{{URL: provider.IssuerURL(base, tenant), TenantID: tenant, Keys: []keys.Key{{KID: signInKey, PEM: signer}}},
-				{URL: operator.URL, TenantID: operator.TenantID, Keys: pins(operator.Keys), VMsOnly: true}},
+				{URL: operator.URL, TenantID: operator.TenantID, Keys: keys.Pins(operator.Keys), VMsOnly: true}},
 			Embedded: &keys.Embedded{KeyFile: s.path("sign-in.key"), KeyID: signInKey, Clients: []provider.Client{{ClientID: id, ObjectID: id, Name: "owner", SecretSHA256: hex.EncodeToString(sum[:])}}}},
 		Roles: roles.List{{PrincipalID: id, Role: "Key Vault Crypto Officer", Scope: "/vaults/" + s.vault}, {PrincipalID: id, Role: "Key Vault Data Access Administrator", Scope: "/vaults/" + s.vault}},
 	}
@@ -206,9 +200,9 @@ func (s setup) signInKey() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	public, err := pemkey.MarshalPublic(&key.PublicKey)
 	if err != nil {
 		return "", err
 	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})), writeNew(s.path("sign-in.key"), text)
+	return string(public), writeNew(s.path("sign-in.key"), text)
 }

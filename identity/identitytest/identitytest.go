@@ -5,15 +5,14 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"testing"
 	"time"
 
 	"cloister.dev/cloister/evidence/initdata"
 	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/identity/provider"
+	"cloister.dev/cloister/internal/pemkey"
 )
 
 // TenantID is the tenant of the fake issuer.
@@ -62,11 +61,10 @@ func New(t testing.TB, now func() time.Time) *Issuer {
 // Config pins the issuer for a verifier.
 func (i *Issuer) Config(t testing.TB, audiences ...string) identity.VerifierConfig {
 	t.Helper()
-	der, err := x509.MarshalPKIXPublicKey(&i.Key.PublicKey)
+	text, err := pemkey.MarshalPublic(&i.Key.PublicKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 	return identity.VerifierConfig{Audiences: audiences, Issuers: []identity.IssuerConfig{{
 		URL: provider.IssuerURL(Authority, TenantID), TenantID: TenantID, Keys: []initdata.SigningKey{{KID: "test", PEM: string(text)}},
 	}}}

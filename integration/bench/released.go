@@ -7,10 +7,8 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +25,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"cloister.dev/cloister/identity/roles"
+	"cloister.dev/cloister/internal/pemkey"
 	"cloister.dev/cloister/keys"
 	"cloister.dev/cloister/keys/client/keywrap"
 )
@@ -61,11 +60,6 @@ func signed(key *rsa.PrivateKey, kid string, claims map[string]any) (string, err
 		return "", err
 	}
 	return jws.CompactSerialize()
-}
-
-func publicText(key *rsa.PrivateKey) (string, error) {
-	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
-	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})), err
 }
 
 // releases compares releases over TLS, one after the other and many at once, with the arithmetic each needs.
@@ -137,11 +131,11 @@ func (k *keeper) start(ctx context.Context, dir string) (end func() error, err e
 	if err := os.WriteFile(pass, []byte("a passphrase of the benchmark"), 0o600); err != nil {
 		return nil, err
 	}
-	attest, err := publicText(k.verifier)
+	attest, err := pemkey.MarshalPublic(&k.verifier.PublicKey)
 	if err != nil {
 		return nil, err
 	}
-	signIn, err := publicText(k.signIn)
+	signIn, err := pemkey.MarshalPublic(&k.signIn.PublicKey)
 	if err != nil {
 		return nil, err
 	}
@@ -153,8 +147,8 @@ func (k *keeper) start(ctx context.Context, dir string) (end func() error, err e
 	}
 	service, err := keys.New(ctx, keys.Config{
 		Listen: server.Listener.Addr().String(), TLS: keys.TLS{Certificate: "unused", Key: "unused"}, Pools: []string{"bench"}, Suffix: "vault.test", StateDir: filepath.Join(dir, "bench-keys"),
-		Keystore: keys.Keystore{PassphraseFile: pass}, Authorities: []keys.Authority{{Issuer: benchAttest, Keys: []keys.Key{{KID: "attest", PEM: attest}}}},
-		Identity: keys.Identity{SignIn: "https://login.bench.test/" + benchTenant, Issuers: []keys.Issuer{{URL: benchIssuer, TenantID: benchTenant, Keys: []keys.Key{{KID: "sign-in", PEM: signIn}}}}},
+		Keystore: keys.Keystore{PassphraseFile: pass}, Authorities: []keys.Authority{{Issuer: benchAttest, Keys: []keys.Key{{KID: "attest", PEM: string(attest)}}}},
+		Identity: keys.Identity{SignIn: "https://login.bench.test/" + benchTenant, Issuers: []keys.Issuer{{URL: benchIssuer, TenantID: benchTenant, Keys: []keys.Key{{KID: "sign-in", PEM: string(signIn)}}}}},
 		Roles:    roles.List{{PrincipalID: benchOwner, Role: "Key Vault Crypto Officer", Scope: "/vaults/bench"}}, Throttle: keys.Throttle{RequestsPer10Seconds: 1_000_000},
 	}, keys.Environment{Now: time.Now, Getenv: os.Getenv, Cost: cheap}, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package pemkey reads and writes private keys as PEM blocks "PRIVATE KEY" (PKCS #8, RFC 5958).
+// Package pemkey reads and writes private keys as PEM blocks "PRIVATE KEY" (PKCS #8, RFC 5958), and writes public ones.
 package pemkey
 
 import (
@@ -39,4 +39,13 @@ func Marshal(key any) ([]byte, error) {
 		return nil, err
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: blockType, Bytes: der}), nil
+}
+
+// MarshalPublic writes a public key as a block "PUBLIC KEY" (RFC 5280's SubjectPublicKeyInfo).
+func MarshalPublic(key any) ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
 }

@@ -6,6 +6,8 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
 	"strings"
 	"testing"
 )
@@ -38,5 +40,29 @@ func TestParse(t *testing.T) {
 	}
 	if _, err := Marshal("key"); err == nil {
 		t.Error("a string was written as a key")
+	}
+}
+
+func TestMarshalPublic(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := MarshalPublic(&key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, rest := pem.Decode(text)
+	if block == nil || block.Type != "PUBLIC KEY" || len(rest) > 0 {
+		t.Fatalf("%s", text)
+	}
+	if got, err := x509.ParsePKIXPublicKey(block.Bytes); err != nil || !key.PublicKey.Equal(got) {
+		t.Errorf("%v", err)
+	}
+	if _, err := MarshalPublic("a key"); err == nil {
+		t.Error("a text was written as a key")
+	}
+	if _, err := Parse[*ecdsa.PrivateKey](text); err == nil {
+		t.Error("a public key was read as a private one")
 	}
 }

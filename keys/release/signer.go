@@ -20,6 +20,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"cloister.dev/cloister/evidence/initdata"
+	"cloister.dev/cloister/internal/pemkey"
 )
 
 // signerLifetime is how long the certificates of the response key are good. VMs pin the key, not the
@@ -142,12 +143,12 @@ func (s *Signer) Sign(v any) (string, error) {
 
 // Public is the response key as init data pin it. Its kid is the SHA-1 thumbprint of the leaf, in hex, as in the header.
 func (s *Signer) Public() (initdata.SigningKey, error) {
-	der, err := x509.MarshalPKIXPublicKey(s.key.Public)
+	text, err := pemkey.MarshalPublic(s.key.Public)
 	if err != nil {
 		return initdata.SigningKey{}, err
 	}
 	t1 := sha1.Sum(s.chain[0])
-	return initdata.SigningKey{KID: hex.EncodeToString(t1[:]), PEM: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))}, nil
+	return initdata.SigningKey{KID: hex.EncodeToString(t1[:]), PEM: string(text)}, nil
 }
 
 // CertificatesPEM is the chain, leaf first.

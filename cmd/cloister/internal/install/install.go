@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -37,6 +36,7 @@ import (
 	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/identity/provider"
 	"cloister.dev/cloister/identity/roles"
+	"cloister.dev/cloister/internal/pemkey"
 	"cloister.dev/cloister/internal/ratelimit"
 	"cloister.dev/cloister/internal/tcbfloor"
 	"cloister.dev/cloister/keys"
@@ -293,19 +293,15 @@ func (i *Installation) issuer() (identity.IssuerConfig, error) {
 	if err != nil {
 		return identity.IssuerConfig{}, err
 	}
-	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	text, err := pemkey.MarshalPublic(&key.PublicKey)
 	if err != nil {
 		return identity.IssuerConfig{}, err
 	}
 	return identity.IssuerConfig{URL: provider.IssuerURL(i.url("arm"), i.file.TenantID), TenantID: i.file.TenantID,
-		Keys: []initdata.SigningKey{{KID: identityKeyID, PEM: publicPEM(der)}}}, nil
+		Keys: []initdata.SigningKey{{KID: identityKeyID, PEM: string(text)}}}, nil
 }
 
 const identityKeyID = "identity-1"
-
-func publicPEM(der []byte) string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-}
 
 // grants gives the administrator and the tenant's user a role each at a scope; the limited client has none anywhere.
 func (i *Installation) grants(scope, admin, user string) roles.List {
@@ -364,13 +360,6 @@ func (i *Installation) keys() error {
 	if err := writeFile(pass, []byte(i.file.Passphrase), 0o600); err != nil {
 		return err
 	}
-	pins := func(list []initdata.SigningKey) []keys.Key {
-		var out []keys.Key
-		for _, k := range list {
-			out = append(out, keys.Key{KID: k.KID, PEM: k.PEM})
-		}
-		return out
-	}
 	granted := i.grants("/vaults/"+vaultName, "Key Vault Crypto Officer", "Key Vault Crypto Officer")
 	// Who owns the keys says who may use them: both the administrator and the tenant of this one machine.
 	granted = append(granted, i.grants("/vaults/"+vaultName, "Key Vault Data Access Administrator", "Key Vault Data Access Administrator")...)
@@ -379,9 +368,9 @@ func (i *Installation) keys() error {
 	return writeConfig(i.path("keys", "config.yaml"), "The key keeper.", keys.Config{
 		Listen: i.listen("keys"), TLS: keys.TLS{Certificate: cert, Key: key}, Pools: []string{vaultName}, Suffix: vaultSuffix, StateDir: i.path("keys"),
 		Keystore:    keys.Keystore{PassphraseFile: pass, PKCS11: i.file.HSM},
-		Authorities: []keys.Authority{{Issuer: verifier.URL, Keys: pins(verifier.SigningKeys)}},
+		Authorities: []keys.Authority{{Issuer: verifier.URL, Keys: keys.Pins(verifier.SigningKeys)}},
 		Identity: keys.Identity{SignIn: i.url("arm") + "/" + i.file.TenantID, Audiences: []string{fmt.Sprintf("https://%s:%d", vaultSuffix, i.file.Ports["keys"]), "https://" + vaultSuffix, i.url("keys")},
-			Issuers: []keys.Issuer{{URL: signIn.URL, TenantID: signIn.TenantID, Keys: pins(signIn.Keys)}}},
+			Issuers: []keys.Issuer{{URL: signIn.URL, TenantID: signIn.TenantID, Keys: keys.Pins(signIn.Keys)}}},
 		Roles: granted, Operators: []string{i.file.Compute.ID},
 		Management: &keys.Management{Audiences: i.armAudiences()},
 	})
