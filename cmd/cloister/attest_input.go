@@ -30,9 +30,7 @@ const (
 
 func addAttestFlags(cmd *cobra.Command) {
 	addEvidenceFlags(cmd)
-	if err := cmd.MarkFlagRequired("evidence"); err != nil {
-		panic(err) // the flag is defined above
-	}
+	required(cmd, "evidence")
 	addOutput(cmd)
 }
 

@@ -39,9 +39,7 @@ attestation service. Everything is checked up to the pinned roots of AMD and Int
 func addCollateralFlags(cmd *cobra.Command) {
 	cmd.Flags().String("dir", "", "the folder")
 	cmd.Flags().String("at", "", "time to judge validity at: RFC 3339, a date, or seconds since 1970 (default: now)")
-	if err := cmd.MarkFlagRequired("dir"); err != nil {
-		panic(err) // the flag is defined above
-	}
+	required(cmd, "dir")
 	addOutput(cmd)
 }
 
@@ -342,9 +340,7 @@ func newCollateralExport() *cobra.Command {
 	}
 	addCollateralFlags(cmd)
 	cmd.Flags().String("out", "", "file to write")
-	if err := cmd.MarkFlagRequired("out"); err != nil {
-		panic(err) // the flag is defined one line above
-	}
+	required(cmd, "out")
 	return cmd
 }
 

@@ -34,9 +34,7 @@ func newCompute() *cobra.Command {
 		},
 	}
 	run.Flags().String("config", "", "configuration file (YAML)")
-	if err := run.MarkFlagRequired("config"); err != nil {
-		panic(err) // the flag is defined one line above
-	}
+	required(run, "config")
 	cmd.AddCommand(run)
 	return cmd
 }

@@ -51,9 +51,7 @@ func addTemplate(cmd *cobra.Command) {
 	cmd.Flags().StringP("template-file", "f", "", "the template: JSON, comments allowed")
 	cmd.Flags().StringArrayP("parameters", "p", nil, "a parameter file, or NAME=VALUE, or NAME=@FILE for the text of a file; may be repeated, the last counts")
 	cmd.Flags().StringP("name", "n", "", "name of the deployment (default: that of the template file)")
-	if err := cmd.MarkFlagRequired("template-file"); err != nil {
-		panic(err) // the flag is defined above
-	}
+	required(cmd, "template-file")
 	addOutput(cmd)
 }
 
@@ -189,30 +187,37 @@ func deploymentsOf(cmd *cobra.Command) (*tenant.Tenant, *armresources.Deployment
 	return t, all, operations, err
 }
 
+// withTemplate is a command about a template: its flags are read, and what can be checked without a platform, before one is called.
+func withTemplate(do func(cmd *cobra.Command, format string, t *tenant.Tenant, all *armresources.DeploymentsClient, name string, d armresources.Deployment) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		o, err := output(cmd)
+		if err != nil {
+			return err
+		}
+		name, d, err := readTemplate(cmd)
+		if err != nil {
+			return err
+		}
+		t, all, _, err := deploymentsOf(cmd)
+		if err != nil {
+			return err
+		}
+		return do(cmd, o, t, all, name, d)
+	}
+}
+
 func newDeploymentCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create", Short: "Deploy a template into a resource group", Args: cobra.NoArgs,
 		Long: `Deploy a template into a resource group, which is made if it is not there. What the template does not name stays as it is.
 The values of secure parameters are in the control plane's memory while it deploys, and are neither stored nor shown.`,
 		Example: "  cloister deployment create -g web --template-file vm.json --parameters name=web --parameters sshKey=@id.pub\n  cloister deployment create -f vm.json -p vm.parameters.json -o json",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := output(cmd)
-			if err != nil {
-				return err
-			}
-			name, d, err := readTemplate(cmd)
-			if err != nil {
-				return err
-			}
-			t, all, _, err := deploymentsOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withTemplate(func(cmd *cobra.Command, o string, t *tenant.Tenant, all *armresources.DeploymentsClient, name string, d armresources.Deployment) error {
 			if err := t.MakeGroup(cmd.Context()); err != nil {
 				return err
 			}
 			var made armresources.DeploymentExtended
-			err = withProgress(cmd, name+": deploy", func(ctx context.Context) error {
+			err := withProgress(cmd, name+": deploy", func(ctx context.Context) error {
 				p, err := all.BeginCreateOrUpdate(ctx, t.Group, name, d, nil)
 				if err != nil {
 					return err
@@ -225,7 +230,7 @@ The values of secure parameters are in the control plane's memory while it deplo
 				return err
 			}
 			return printDeployment(cmd, o, t.Group, made)
-		},
+		}),
 	}
 	addTemplate(cmd)
 	return cmd
@@ -235,19 +240,7 @@ func newDeploymentValidate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "validate", Short: "Check a template, and whether you may deploy it; nothing is made", Args: cobra.NoArgs,
 		Example: "  cloister deployment validate -g web --template-file vm.json --parameters name=web",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := output(cmd)
-			if err != nil {
-				return err
-			}
-			name, d, err := readTemplate(cmd)
-			if err != nil {
-				return err
-			}
-			t, all, _, err := deploymentsOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withTemplate(func(cmd *cobra.Command, o string, t *tenant.Tenant, all *armresources.DeploymentsClient, name string, d armresources.Deployment) error {
 			p, err := all.BeginValidate(cmd.Context(), t.Group, name, d, nil)
 			if err != nil {
 				return err
@@ -268,7 +261,7 @@ func newDeploymentValidate() *cobra.Command {
 				}
 			}
 			return nil
-		},
+		}),
 	}
 	addTemplate(cmd)
 	return cmd

@@ -70,9 +70,7 @@ key unwraps for no caller and is never released.`,
 	cmd.Flags().String("key", "", "name of the key, see: cloister key list")
 	cmd.Flags().String("vault", "", "vault or HSM pool of the key (default: the platform's)")
 	cmd.Flags().Bool("follow", false, "follow new versions of the key")
-	if err := cmd.MarkFlagRequired("key"); err != nil {
-		panic(err) // the flag is defined above
-	}
+	required(cmd, "key")
 	addOutput(cmd)
 	return cmd
 }
@@ -80,21 +78,13 @@ key unwraps for no caller and is never released.`,
 func newEncryptionSetShow() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show NAME", Short: "Show an encryption set", Args: cobra.ExactArgs(1), Example: "  cloister encryption-set show mine -o json",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := output(cmd)
-			if err != nil {
-				return err
-			}
-			t, err := tenantOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: shown(func(cmd *cobra.Command, t *tenant.Tenant, args []string, o string) error {
 			set, err := t.EncryptionSet(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			return printSets(cmd.OutOrStdout(), o, []tenant.EncryptionSet{set})
-		},
+		}),
 	}
 	addOutput(cmd)
 	return cmd
@@ -103,11 +93,7 @@ func newEncryptionSetShow() *cobra.Command {
 func newEncryptionSetDelete() *cobra.Command {
 	return &cobra.Command{
 		Use: "delete NAME", Short: "Delete an encryption set that no VM uses; the key stays", Args: cobra.ExactArgs(1), Example: "  cloister encryption-set delete mine",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			t, err := tenantOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: asTenant(func(cmd *cobra.Command, t *tenant.Tenant, args []string) error {
 			sets, err := t.EncryptionSets()
 			if err != nil {
 				return err
@@ -118,7 +104,7 @@ func newEncryptionSetDelete() *cobra.Command {
 			}
 			_, err = poller.PollUntilDone(cmd.Context(), nil)
 			return err
-		},
+		}),
 	}
 }
 

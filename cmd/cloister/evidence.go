@@ -85,18 +85,14 @@ func newVMInitData() *cobra.Command {
 	return &cobra.Command{
 		Use: "init-data NAME", Short: "Print the exact init data that a VM was asked for with", Args: cobra.ExactArgs(1),
 		Example: "  cloister vm init-data web > web.json && cloister launch expect --init-data web.json > web.expect.json",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			t, err := tenantOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: asTenant(func(cmd *cobra.Command, t *tenant.Tenant, args []string) error {
 			raw, err := t.InitData(args[0])
 			if err != nil {
 				return err
 			}
 			_, err = cmd.OutOrStdout().Write(raw)
 			return err
-		},
+		}),
 	}
 }
 
@@ -125,15 +121,7 @@ func cut(s string) string {
 func newVMMeasure() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "measure NAME", Short: "Predicted against reported measurements", Args: cobra.ExactArgs(1), Example: "  cloister vm measure web",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := output(cmd)
-			if err != nil {
-				return err
-			}
-			t, err := tenantOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: shown(func(cmd *cobra.Command, t *tenant.Tenant, args []string, o string) error {
 			j, err := t.Attest(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -158,7 +146,7 @@ func newVMMeasure() *cobra.Command {
 				return err
 			}
 			return j.Err()
-		},
+		}),
 	}
 	addOutput(cmd)
 	return cmd

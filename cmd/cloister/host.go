@@ -46,9 +46,7 @@ func newHost() *cobra.Command {
 	}
 	for _, c := range []*cobra.Command{run, end} {
 		c.Flags().String("config", "", "configuration file (YAML)")
-		if err := c.MarkFlagRequired("config"); err != nil {
-			panic(err) // the flag is defined one line above
-		}
+		required(c, "config")
 	}
 	cmd.AddCommand(run, end)
 	return cmd

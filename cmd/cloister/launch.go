@@ -48,9 +48,7 @@ func newLaunch() *cobra.Command {
 	expect.Flags().String("size", defaultSize, "size, with Azure's names")
 	expect.Flags().String("image", image.Default, "name of an image, or its folder")
 	expect.Flags().String("init-data", "", "file with the VM's init data, the exact bytes")
-	if err := expect.MarkFlagRequired("init-data"); err != nil {
-		panic(err) // the flag is defined one line above
-	}
+	required(expect, "init-data")
 	cmd.AddCommand(expect)
 	return cmd
 }

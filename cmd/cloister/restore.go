@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"cloister.dev/cloister/cmd/cloister/internal/tenant"
 )
 
 func newVMApproveRestore() *cobra.Command {
@@ -14,21 +16,15 @@ func newVMApproveRestore() *cobra.Command {
 after the key keeper itself was restored. The refusal names the generation; approve it only if that is the state you restored: whoever
 holds your disks could have put an older one there. The approval is logged, and what follows it shuts out every other copy.`,
 		Example: "  cloister vm approve-restore web --generation 2",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			t, err := tenantOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: asTenant(func(cmd *cobra.Command, t *tenant.Tenant, args []string) error {
 			if err := t.ApproveRestore(cmd.Context(), args[0], generation); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s may start once from generation %d\n", args[0], generation)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s may start once from generation %d\n", args[0], generation)
 			return err
-		},
+		}),
 	}
 	cmd.Flags().Uint64Var(&generation, "generation", 0, "the generation of the restored guest state, as the refusal names it")
-	if err := cmd.MarkFlagRequired("generation"); err != nil {
-		panic(err) // the flag is defined one line above
-	}
+	required(cmd, "generation")
 	return cmd
 }

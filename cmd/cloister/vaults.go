@@ -44,15 +44,7 @@ func newVaultCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Make a vault or an HSM pool, and give yourself Key Vault Crypto Officer there", Args: cobra.ExactArgs(1),
 		Example: "  cloister vault create team\n  cloister vault create team-hsm --pool --purge-protection",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := output(cmd)
-			if err != nil {
-				return err
-			}
-			t, err := tenantOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: shown(func(cmd *cobra.Command, t *tenant.Tenant, args []string, o string) error {
 			row, err := t.MakeVault(cmd.Context(), args[0], pool, days, protect)
 			if err != nil {
 				return err
@@ -61,7 +53,7 @@ func newVaultCreate() *cobra.Command {
 				return err
 			}
 			return printVaults(cmd.OutOrStdout(), o, []tenant.VaultRow{row})
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&pool, "pool", false, "an HSM pool: AES keys too")
 	cmd.Flags().BoolVar(&protect, "purge-protection", false, "nobody can purge it, or keys in it, before their time; can't be undone")
@@ -73,21 +65,13 @@ func newVaultCreate() *cobra.Command {
 func newVaultList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List vaults and HSM pools", Args: cobra.NoArgs, Example: "  cloister vault list -o json",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := output(cmd)
-			if err != nil {
-				return err
-			}
-			t, err := tenantOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: shown(func(cmd *cobra.Command, t *tenant.Tenant, _ []string, o string) error {
 			rows, err := t.ListVaults(cmd.Context())
 			if err != nil {
 				return err
 			}
 			return printVaults(cmd.OutOrStdout(), o, rows)
-		},
+		}),
 	}
 	addOutput(cmd)
 	return cmd
@@ -97,19 +81,13 @@ func newVaultAllow() *cobra.Command {
 	var role, principal string
 	cmd := &cobra.Command{
 		Use: "allow NAME", Short: "Give somebody a role on the keys of a vault", Args: cobra.ExactArgs(1), Example: "  cloister vault allow team --role 'Key Vault Crypto User' --principal 22222222-2222-4222-8222-222222222222",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			t, err := tenantOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: asTenant(func(cmd *cobra.Command, t *tenant.Tenant, args []string) error {
 			return t.Assign(cmd.Context(), args[0], role, principal)
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&role, "role", "", "built-in role on keys, with Azure's name")
 	cmd.Flags().StringVar(&principal, "principal", "me", "object id")
-	if err := cmd.MarkFlagRequired("role"); err != nil {
-		panic(err) // the flag is defined two lines above
-	}
+	required(cmd, "role")
 	return cmd
 }
 
@@ -117,13 +95,9 @@ func newVaultChange(verb, short string, do func(t *tenant.Tenant, ctx context.Co
 	var pool bool
 	cmd := &cobra.Command{
 		Use: verb + " NAME", Short: short, Args: cobra.ExactArgs(1), Example: "  cloister vault " + verb + " team",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			t, err := tenantOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: asTenant(func(cmd *cobra.Command, t *tenant.Tenant, args []string) error {
 			return do(t, cmd.Context(), args[0], pool)
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&pool, "pool", false, "an HSM pool")
 	return cmd

@@ -60,17 +60,13 @@ func (p powerCommand) command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: p.verb + " NAME", Short: p.short, Long: p.short + ": " + p.does + ".", Args: cobra.ExactArgs(1),
 		Example: "  cloister vm " + p.verb + " web",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			t, err := tenantOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: asTenant(func(cmd *cobra.Command, t *tenant.Tenant, args []string) error {
 			noWait, err := cmd.Flags().GetBool("no-wait")
 			if err != nil {
 				return err
 			}
 			return withProgress(cmd, args[0]+": "+p.verb, func(ctx context.Context) error { return setPower(ctx, t, args[0], p.verb, !noWait) })
-		},
+		}),
 	}
 	cmd.Flags().Bool("no-wait", false, "return once the request is taken")
 	return cmd
@@ -192,15 +188,7 @@ func rowOf(vm armcompute.VirtualMachine) vmRow {
 func newVMList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List VMs", Args: cobra.NoArgs, Example: "  cloister vm list -o json",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := output(cmd)
-			if err != nil {
-				return err
-			}
-			t, err := tenantOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: shown(func(cmd *cobra.Command, t *tenant.Tenant, _ []string, o string) error {
 			vms, err := t.VMs()
 			if err != nil {
 				return err
@@ -228,7 +216,7 @@ func newVMList() *cobra.Command {
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Name, r.Power, r.Size, r.Encryption, r.VMID)
 			}
 			return w.Flush()
-		},
+		}),
 	}
 	addOutput(cmd)
 	return cmd
@@ -237,15 +225,7 @@ func newVMList() *cobra.Command {
 func newVMShow() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show NAME", Short: "Show a VM and how it stands", Args: cobra.ExactArgs(1), Example: "  cloister vm show web",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := output(cmd)
-			if err != nil {
-				return err
-			}
-			t, err := tenantOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: shown(func(cmd *cobra.Command, t *tenant.Tenant, args []string, o string) error {
 			vms, err := t.VMs()
 			if err != nil {
 				return err
@@ -278,7 +258,7 @@ func newVMShow() *cobra.Command {
 				fmt.Fprintf(w, "failure\t%s\n", j.Failure.Error())
 			}
 			return w.Flush()
-		},
+		}),
 	}
 	addOutput(cmd)
 	return cmd
@@ -287,46 +267,30 @@ func newVMShow() *cobra.Command {
 func newVMDelete() *cobra.Command {
 	return &cobra.Command{
 		Use: "delete NAME", Short: "Delete a VM: its key first, then everything else", Args: cobra.ExactArgs(1), Example: "  cloister vm delete web",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			t, err := tenantOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: asTenant(func(cmd *cobra.Command, t *tenant.Tenant, args []string) error {
 			return withProgress(cmd, args[0]+": delete", func(ctx context.Context) error { return t.Delete(ctx, args[0]) })
-		},
+		}),
 	}
 }
 
 func newVMConsole() *cobra.Command {
 	return &cobra.Command{
 		Use: "console NAME", Short: "Print the last of what a VM wrote to its serial console", Args: cobra.ExactArgs(1), Example: "  cloister vm console web",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			t, err := tenantOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: asTenant(func(cmd *cobra.Command, t *tenant.Tenant, args []string) error {
 			raw, err := t.Console(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			_, err = cmd.OutOrStdout().Write(raw)
 			return err
-		},
+		}),
 	}
 }
 
 func newVMLogs() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "logs NAME", Short: "Print the steps of a VM's journey", Args: cobra.ExactArgs(1), Example: "  cloister vm logs web\n  cloister vm logs web -o json",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := output(cmd)
-			if err != nil {
-				return err
-			}
-			t, err := tenantOf(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: shown(func(cmd *cobra.Command, t *tenant.Tenant, args []string, o string) error {
 			j, err := t.Journey(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -338,7 +302,7 @@ func newVMLogs() *cobra.Command {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s  %-18s %-8s %s\n", e.Time.Local().Format("15:04:05.000"), e.Step, e.State, details(e.Detail))
 			}
 			return nil
-		},
+		}),
 	}
 	addOutput(cmd)
 	return cmd
