@@ -289,16 +289,5 @@ func (s *Service) Resources(ctx context.Context, sub, group string) ([]tracked.M
 
 // Clear removes the sets of a group that no VM uses.
 func (s *Service) Clear(ctx context.Context, sub, group string) error {
-	items, err := s.kind().All(ctx, sub, group)
-	if err != nil {
-		return err
-	}
-	for _, it := range items {
-		if len(it.Value.Users) == 0 {
-			if err := s.Store.Delete(ctx, it); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return s.kind().Clear(ctx, sub, group, func(v Set) bool { return len(v.Users) == 0 })
 }

@@ -266,14 +266,5 @@ func (s *Service) Resources(ctx context.Context, sub, group string) ([]tracked.M
 
 // Clear removes the keys of a group.
 func (s *Service) Clear(ctx context.Context, sub, group string) error {
-	items, err := s.kind().All(ctx, sub, group)
-	if err != nil {
-		return err
-	}
-	for _, it := range items {
-		if err := s.Store.Delete(ctx, it); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.kind().Clear(ctx, sub, group, func(Key) bool { return true })
 }

@@ -65,3 +65,20 @@ func (k Kind[T]) Metas(ctx context.Context, sub, group string) ([]Meta, error) {
 	}
 	return out, nil
 }
+
+// Clear removes the resources of a group that nothing uses; unused tells which.
+func (k Kind[T]) Clear(ctx context.Context, sub, group string, unused func(T) bool) error {
+	items, err := k.All(ctx, sub, group)
+	if err != nil {
+		return err
+	}
+	for _, it := range items {
+		if !unused(it.Value) {
+			continue
+		}
+		if err := k.Store.Delete(ctx, it); err != nil {
+			return err
+		}
+	}
+	return nil
+}
