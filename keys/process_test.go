@@ -118,7 +118,12 @@ func newProcessWith(t *testing.T, change func(*keys.Config)) *process {
 // start starts the key keeper, which dies at a failpoint where one is named and the build has them.
 func (p *process) start(failpoint string) {
 	p.t.Helper()
-	p.cmd = exec.Command(os.Args[0])
+	p.startAs(exec.Command(os.Args[0]), failpoint)
+}
+
+func (p *process) startAs(cmd *exec.Cmd, failpoint string) {
+	p.t.Helper()
+	p.cmd = cmd
 	p.cmd.Env = append(os.Environ(), configEnv+"="+p.config, "CLOISTER_FAILPOINT="+failpoint)
 	out, err := p.cmd.StderrPipe()
 	if err != nil {
@@ -127,7 +132,6 @@ func (p *process) start(failpoint string) {
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
-	cmd := p.cmd
 	p.t.Cleanup(func() { _ = cmd.Process.Kill() })
 	lines := bufio.NewScanner(out)
 	var log []string
