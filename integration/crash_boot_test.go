@@ -52,6 +52,9 @@ func TestCrashes(t *testing.T) {
 func crashPoints(t *testing.T) []string {
 	var points []string
 	for _, name := range failpoint.Names() {
+		if strings.HasPrefix(name, "disks/") {
+			continue // killed without a VM, in host/disk
+		}
 		if name != "host/record" {
 			points = append(points, name)
 			continue
