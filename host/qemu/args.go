@@ -16,11 +16,12 @@ type Machine struct {
 	CPUModel  string
 	Accel     string // "tcg"
 
-	FirmwareFD int    // read-only, sealed memory
-	OSDiskFD   int    // read-write
-	OSDiskROFD int    // the same, read-only: QEMU opens it that way first
-	InitDataFD int    // read-only
-	SerialFD   int    // write, append
+	FirmwareFD int // read-only, sealed memory
+	OSDiskFD   int // read-write
+	OSDiskROFD int // the same, read-only: QEMU opens it that way first
+	InitDataFD int // read-only
+	SerialFD   int // write, append
+	DataDisks  []DataDisk
 	VarsSocket string // NBD: UEFI variables
 	TPMSocket  string // control channel of the vTPM
 	QMPSocket  string
@@ -32,6 +33,16 @@ type Machine struct {
 	Keys     string
 	SSHPort  int // on 127.0.0.1
 }
+
+// DataDisk is a disk beside the OS disk.
+type DataDisk struct {
+	Serial string // what the guest knows it by; at most 20 bytes
+	FD     int    // read-write
+	ROFD   int    // the same, read-only
+}
+
+// maxSerial is virtio-blk's limit, in bytes.
+const maxSerial = 20
 
 // The addresses on the VM's link-local network. Only these answer; everything else is cut off.
 const (
@@ -65,7 +76,20 @@ func Args(m Machine) ([]string, error) {
 		"-smp", strconv.Itoa(m.VCPUs), "-m", strconv.Itoa(m.MemoryMiB),
 		"-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1",
 	}
-	for set, fds := range [][]int{{m.FirmwareFD}, {m.OSDiskFD, m.OSDiskROFD}, {m.InitDataFD}, {m.SerialFD}} {
+	sets := [][]int{{m.FirmwareFD}, {m.OSDiskFD, m.OSDiskROFD}, {m.InitDataFD}, {m.SerialFD}}
+	var disks []string
+	serials := map[string]bool{}
+	for i, d := range m.DataDisks {
+		if d.Serial == "" || len(d.Serial) > maxSerial || strings.ContainsAny(d.Serial, ", =") || serials[d.Serial] {
+			return nil, fmt.Errorf("machine %s: serial %q of a data disk is empty, longer than %d bytes, odd or there twice", m.Name, d.Serial, maxSerial)
+		}
+		serials[d.Serial] = true
+		id := "data" + strconv.Itoa(i)
+		disks = append(disks, "-drive", "if=none,id="+id+",format=raw,cache=writeback,discard=unmap,file="+fdset(len(sets)),
+			"-device", "virtio-blk-pci,drive="+id+",serial="+d.Serial)
+		sets = append(sets, []int{d.FD, d.ROFD})
+	}
+	for set, fds := range sets {
 		for _, fd := range fds {
 			args = append(args, "-add-fd", fmt.Sprintf("fd=%d,set=%d", fd, set))
 		}
@@ -73,7 +97,7 @@ func Args(m Machine) ([]string, error) {
 	forward := func(address string, port int, socket string) string {
 		return fmt.Sprintf("guestfwd=tcp:%s:%d-cmd:%s %s", address, port, m.Forward, socket)
 	}
-	return append(args,
+	return append(append(args,
 		"-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+fdset(0),
 		"-drive", "if=pflash,format=raw,unit=1,file=nbd+unix:///?socket="+m.VarsSocket,
 		"-drive", "if=none,id=os,format=raw,cache=writeback,discard=unmap,file="+fdset(1),
@@ -88,5 +112,5 @@ func Args(m Machine) ([]string, error) {
 		"-device", "virtio-net-pci,netdev=n0,romfile=,mac="+m.MAC,
 		"-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0",
 		"-qmp", "unix:"+m.QMPSocket+",server=on,wait=off",
-	), nil
+	), disks...), nil
 }

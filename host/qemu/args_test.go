@@ -28,6 +28,16 @@ func TestArgs(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, line)
 		}
 	}
+	with := machine()
+	with.DataDisks = []DataDisk{{Serial: "cloister-lun3", FD: 8, ROFD: 9}, {Serial: "cloister-temp", FD: 10, ROFD: 11}}
+	if args, err = Args(with); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"-add-fd fd=8,set=4 -add-fd fd=9,set=4 -add-fd fd=10,set=5", "file=/dev/fdset/4 -device virtio-blk-pci,drive=data0,serial=cloister-lun3", "drive=data1,serial=cloister-temp"} {
+		if !strings.Contains(strings.Join(args, " "), want) {
+			t.Errorf("no %q in\n%s", want, args)
+		}
+	}
 	// No way in, nothing nested, nothing of the host's: HD-06, HD-15 and "no operator access".
 	for _, never := range []string{"-monitor", "-gdb", "-s ", "-vnc", "-spice", "fw_cfg", "smbios", "-incoming", "-loadvm", "snapshot", "+svm", "+vmx", "cache=unsafe", "-cpu host"} {
 		if strings.Contains(line, never) {
@@ -47,7 +57,12 @@ func TestArgsRefuse(t *testing.T) {
 		"no CPU model":           func(m *Machine) { m.CPUModel = "" },
 		"too little memory":      func(m *Machine) { m.MemoryMiB = 64 },
 		"no port for SSH":        func(m *Machine) { m.SSHPort = 0 },
-		"a line break in a path": func(m *Machine) { m.Keys = "/run/a\nb" },
+		"two data disks of one serial": func(m *Machine) {
+			m.DataDisks = []DataDisk{{Serial: "a", FD: 8, ROFD: 9}, {Serial: "a", FD: 8, ROFD: 9}}
+		},
+		"a data disk without a serial": func(m *Machine) { m.DataDisks = []DataDisk{{FD: 8, ROFD: 9}} },
+		"an option in a serial":        func(m *Machine) { m.DataDisks = []DataDisk{{Serial: "a,b=c", FD: 8, ROFD: 9}} },
+		"a line break in a path":       func(m *Machine) { m.Keys = "/run/a\nb" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := machine()
