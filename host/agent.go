@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cloister.dev/cloister/host/api"
+	"cloister.dev/cloister/host/disk"
 	"cloister.dev/cloister/host/launcher"
 )
 
@@ -30,6 +31,7 @@ type Agent struct {
 	deps    Deps
 	log     *slog.Logger
 	forward string // path of cloister-forward as VMs' users can run it
+	disks   *diskKeeper
 
 	mu       sync.Mutex
 	machines map[string]*machine
@@ -65,7 +67,13 @@ func New(c Config, d Deps) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
-	return &Agent{cfg: c, deps: d, log: d.Log, forward: forward, machines: map[string]*machine{}, probed: map[string][]byte{}, news: make(chan struct{}, 1)}, nil
+	disks, err := disk.NewDirectory(filepath.Join(c.StateDir, "disks"))
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	a := &Agent{cfg: c, deps: d, log: d.Log, forward: forward, machines: map[string]*machine{}, probed: map[string][]byte{}, news: make(chan struct{}, 1)}
+	a.disks = newDiskKeeper(disks, d.Log, a.wakeReporter)
+	return a, nil
 }
 
 // Run works until the context ends. VMs go on running after that; EndVMs ends them.
@@ -77,6 +85,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	wg.Add(1)
 	go func() { defer wg.Done(); a.report(ctx, &wg) }()
+	wg.Add(1)
+	go func() { defer wg.Done(); a.disks.run(ctx) }()
 	for wait := time.Duration(0); ; wait = min(max(2*wait, 200*time.Millisecond), 5*time.Second) {
 		if !sleep(ctx, wait) {
 			return nil
@@ -160,6 +170,10 @@ func (a *Agent) handle(ctx context.Context, wg *sync.WaitGroup, msg api.Message)
 		if m := a.machine(msg.VMID); m != nil {
 			m.drop()
 		}
+	case api.MessageDisk:
+		if msg.Disk != nil {
+			a.disks.want(*msg.Disk)
+		}
 	case api.MessageRequest:
 		if msg.Request != nil {
 			a.request(ctx, *msg.Request)
@@ -230,12 +244,14 @@ func (a *Agent) report(ctx context.Context, wg *sync.WaitGroup) {
 			r.VMs = append(r.VMs, m.status())
 		}
 		a.mu.Unlock()
+		r.Disks = a.disks.untold()
 		answer, err := a.deps.Control.Report(ctx, r)
 		if err != nil && ctx.Err() == nil {
 			a.log.Warn("report was not taken", "error", err)
 			again = min(max(2*again, 200*time.Millisecond), regular) // the control plane may be starting too
 		} else if err == nil {
 			again = 0
+			a.disks.tell(r.Disks)
 			a.mu.Lock()
 			a.events, a.probes = a.events[len(r.Events):], a.probes[len(r.Probes):]
 			a.settled = len(answer.Probes) == 0

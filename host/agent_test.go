@@ -149,6 +149,7 @@ type control struct {
 	messages chan api.Message
 	mu       sync.Mutex
 	last     map[string]api.VMStatus
+	disks    map[string]api.DiskStatus // as last told
 	changed  chan struct{}
 }
 
@@ -169,6 +170,9 @@ func (c *control) Report(_ context.Context, r api.Report) (*api.ReportResponse, 
 	c.mu.Lock()
 	c.probed = append(c.probed, r.Probes...)
 	out := &api.ReportResponse{Probes: c.probes}
+	for _, d := range r.Disks {
+		c.disks[d.ID] = d
+	}
 	c.last = map[string]api.VMStatus{}
 	for _, s := range r.VMs {
 		c.last[s.VMID] = s
@@ -212,7 +216,7 @@ func newWorld(t *testing.T) *world {
 	if err := errors.Join(os.Chmod(base, 0o755), install(self, program)); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, launcher: &fakeLauncher{handles: map[string]bool{}}, control: &control{messages: make(chan api.Message), last: map[string]api.VMStatus{}, changed: make(chan struct{})}}
+	w := &world{t: t, launcher: &fakeLauncher{handles: map[string]bool{}}, control: &control{messages: make(chan api.Message), last: map[string]api.VMStatus{}, disks: map[string]api.DiskStatus{}, changed: make(chan struct{})}}
 	w.cfg = Config{Name: "h", ControlPlane: "https://x", CAFile: "x", StateDir: filepath.Join(base, "s"), RunDir: filepath.Join(base, "r"), ImagesDir: filepath.Join(base, "i"),
 		QEMU: program, Paravisor: program, Forward: program, Software: &SoftwareConfig{Firmware: "/dev/null", Socket: "/x", Accel: "tcg"}, Attest: "127.0.0.1:1", Keys: "127.0.0.1:1",
 		VCPUs: 1, MemoryMiB: 512, Slots: 1, UIDBase: 910_000, BootMinutes: 1}

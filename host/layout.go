@@ -39,6 +39,7 @@ func (l layout) paravisorDir() string { return filepath.Join(l.run, "pv") }
 func (l layout) qemuDir() string      { return filepath.Join(l.run, "qemu") }
 func (l layout) networkDir() string   { return filepath.Join(l.run, "net") }
 func (l layout) osDisk() string       { return filepath.Join(l.state, "os.img") }
+func (l layout) tempDisk() string     { return filepath.Join(l.state, "temp.img") }
 func (l layout) initDisk() string     { return filepath.Join(l.state, "init.img") }
 func (l layout) console() string      { return filepath.Join(l.state, "console.log") }
 

@@ -183,6 +183,10 @@ func (m *machine) reconcile(ctx context.Context) (again time.Duration, gone bool
 				return 5 * time.Second, false
 			}
 		}
+		if err := dropTemp(m.layout().tempDisk()); err != nil {
+			m.log.Error("the temporary disk was not removed; trying again", "error", err)
+			return 5 * time.Second, false
+		}
 		m.clear()
 		m.set(api.PhaseStopped, spec.Power)
 	case s != nil && spec.RestartCount > restarts:

@@ -45,6 +45,11 @@ func (m *machine) start(ctx context.Context, spec api.VMSpec) error {
 	if err != nil {
 		return err
 	}
+	data, err := m.dataDisks(ctx, spec, l)
+	if err != nil {
+		return err
+	}
+	defer data.close() // QEMU has its own by then, and with them the locks
 	launched, err := m.agent.deps.Launcher.Launch(ctx, spec)
 	if err != nil {
 		return fmt.Errorf("launch: %w", err)
@@ -56,7 +61,7 @@ func (m *machine) start(ctx context.Context, spec api.VMSpec) error {
 	if err := m.startParavisor(ctx, spec, l, img, launched); err != nil {
 		return err
 	}
-	if err := m.startQEMU(ctx, spec, l, launched); err != nil {
+	if err := m.startQEMU(spec, l, launched, data); err != nil {
 		return err
 	}
 	return m.attach(ctx)
@@ -199,8 +204,11 @@ func (m *machine) awaitParavisor(ctx context.Context, h process.Handle, control 
 	}
 }
 
+// firstDataFD is QEMU's descriptor of the first data disk, after those that every VM has.
+const firstDataFD = 8
+
 // startQEMU runs the VM with the firmware that was measured.
-func (m *machine) startQEMU(ctx context.Context, spec api.VMSpec, l layout, launched *launcher.Launched) error {
+func (m *machine) startQEMU(spec api.VMSpec, l layout, launched *launcher.Launched, data dataDisks) error {
 	m.agent.tell(m.id, "uefi", api.StepStarted, nil)
 	osDisk, err := os.OpenFile(l.osDisk(), os.O_RDWR, 0)
 	if err != nil {
@@ -232,7 +240,7 @@ func (m *machine) startQEMU(ctx context.Context, spec api.VMSpec, l layout, laun
 	}
 	args, err := qemu.Args(qemu.Machine{
 		Name: spec.Name, UUID: spec.VMID, VCPUs: spec.VCPUs, MemoryMiB: spec.MemoryMiB, CPUModel: spec.CPUModel, Accel: launched.Accel,
-		FirmwareFD: 3, OSDiskFD: 4, InitDataFD: 5, SerialFD: 6, OSDiskROFD: 7,
+		FirmwareFD: 3, OSDiskFD: 4, InitDataFD: 5, SerialFD: 6, OSDiskROFD: 7, DataDisks: data.qemu(firstDataFD),
 		VarsSocket: l.paravisorDir() + "/vars.sock", TPMSocket: l.paravisorDir() + "/tpm.sock", QMPSocket: l.qemuDir() + "/qmp.sock",
 		MAC: mac(spec), Forward: m.agent.forward, Metadata: l.networkDir() + "/metadata.sock", Attest: l.networkDir() + "/attest.sock", Keys: l.networkDir() + "/keys.sock", SSHPort: port,
 	})
@@ -240,7 +248,7 @@ func (m *machine) startQEMU(ctx context.Context, spec api.VMSpec, l layout, laun
 		return err
 	}
 	h, err := process.Start(process.Spec{Path: m.agent.cfg.QEMU, Name: "qemu-system-x86_64", Args: args, Dir: "/", Log: filepath.Join(l.state, "qemu.log"),
-		Files: []*os.File{launched.Firmware, osDisk, initDisk, console, osDiskRO}, UID: l.qemuUID, GID: l.gid})
+		Files: append([]*os.File{launched.Firmware, osDisk, initDisk, console, osDiskRO}, data.files...), UID: l.qemuUID, GID: l.gid})
 	if err != nil {
 		return err
 	}

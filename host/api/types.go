@@ -78,6 +78,9 @@ type VMSpec struct {
 	OSDisk Disk  `json:"osDisk"`
 	NICs   []NIC `json:"nics"`
 
+	DataDisks   []DataDisk `json:"dataDisks,omitempty"`   // as they are at the VM's next start
+	TempDiskGiB int        `json:"tempDiskGiB,omitempty"` // 0: none. An empty disk at each start
+
 	InitData        []byte `json:"initData"` // the exact bytes
 	OperatorTrusted bool   `json:"operatorTrusted"`
 	UserData        string `json:"userData,omitempty"` // base64 as the tenant sent it, for the metadata service
@@ -117,6 +120,49 @@ type Disk struct {
 	Caching     string `json:"caching,omitempty"`
 }
 
+// MaxLUN is the highest logical unit number.
+const MaxLUN = 63
+
+// DataDisk attaches a managed disk to a VM. The VM sees it as virtio-blk with the serial number cloister-lunN.
+type DataDisk struct {
+	LUN    int    `json:"lun"`    // 0 to MaxLUN, once in a VM
+	DiskID string `json:"diskId"` // of a DiskSpec; the VM's start waits for it
+}
+
+// Kinds of managed disks.
+const (
+	KindDisk     = "disk"
+	KindSnapshot = "snapshot" // read-only, of the disk named by From
+)
+
+// DiskSpec is what a managed disk on this host, or a snapshot of one, should be. It is never deleted because nobody names
+// it: only by Deleted, which destroys the part that holds the keys of its encryption first, and then the blocks.
+type DiskSpec struct {
+	ID         string `json:"id"`       // UUID in lower case
+	Resource   string `json:"resource"` // what the control plane keeps it under; reports repeat it
+	Kind       string `json:"kind"`
+	SizeGiB    int    `json:"sizeGiB"`        // of a disk: grows with a later generation, never shrinks
+	From       string `json:"from,omitempty"` // UUID of the disk or snapshot on this host whose blocks it begins with; a disk without one reads as zeros
+	Deleted    bool   `json:"deleted,omitempty"`
+	Generation uint64 `json:"generation"` // goes up with every change of this spec; reports repeat it
+}
+
+// States of a managed disk.
+const (
+	DiskReady   = "ready"
+	DiskFailed  = "failed" // Failure says why; it is tried again while that may pass
+	DiskDeleted = "deleted"
+)
+
+// DiskStatus is what a managed disk is.
+type DiskStatus struct {
+	ID         string            `json:"id"`
+	Resource   string            `json:"resource"`
+	Generation uint64            `json:"generation"` // of the spec this status answers to
+	State      string            `json:"state"`
+	Failure    *evidence.Refusal `json:"failure,omitempty"`
+}
+
 // NIC is a network interface.
 type NIC struct {
 	ID        string `json:"id"`
@@ -133,6 +179,7 @@ const (
 	MessageVM       = "vm"       // one VM is new or changed
 	MessageGone     = "gone"     // one VM's record is gone, after it was reported deleted
 	MessageRequest  = "request"  // a question for one VM
+	MessageDisk     = "disk"     // one managed disk: each of this host's after the snapshot, then what is new or changed. One that is not named stays as it is
 	MessagePing     = "ping"     // keeps the stream alive
 )
 
@@ -143,6 +190,8 @@ type Message struct {
 	VM      *VMSpec  `json:"vm,omitempty"`
 	VMID    string   `json:"vmId,omitempty"`
 	Request *Request `json:"request,omitempty"`
+
+	Disk *DiskSpec `json:"disk,omitempty"`
 }
 
 // Kinds of requests.
@@ -238,6 +287,7 @@ type Report struct {
 	VMs    []VMStatus    `json:"vms"`              // all VMs on this host
 	Events []Event       `json:"events,omitempty"` // since the last report that was answered
 	Probes []ProbeReport `json:"probes,omitempty"` // likewise
+	Disks  []DiskStatus  `json:"disks,omitempty"`  // likewise
 }
 
 // ReportEvery is the longest time between two reports; LeaseTTL is how long a host without report counts as alive.
