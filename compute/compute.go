@@ -137,7 +137,8 @@ func New(c Config, d Deps) (*Server, error) {
 	ops := &operations.Service{Store: store.Of[operations.Operation](db, "operation"), Endpoint: c.Endpoint, Location: c.Location, Now: d.Now, Authorize: c.Roles.Allowed, Log: d.Log}
 	groups := &resources.Groups{DB: db, Store: store.Of[resources.Group](db, "group"), Operations: ops, Location: c.Location, Now: d.Now, Log: d.Log}
 	nets := &network.Service{DB: db, VNets: store.Of[network.VNet](db, "vnet"), NICs: store.Of[network.NIC](db, "nic"), Groups: groups, Location: c.Location, Now: d.Now}
-	disks := &disk.Service{DB: db, Store: store.Of[disk.Disk](db, "disk"), Groups: groups}
+	disks := &disk.Service{DB: db, Store: store.Of[disk.Disk](db, "disk"), Snapshots: store.Of[disk.Disk](db, "snapshot"), Hosts: store.Of[scheduler.Host](db, "host"), Groups: groups,
+		Operations: ops, Location: c.Location, Zones: c.Zones, Now: d.Now}
 	images := &imagesvc.Service{Dir: c.ImageDir, Location: c.Location, MinDiskGiB: c.MinDiskGiB}
 	sets := &encryptionset.Service{DB: db, Store: store.Of[encryptionset.Set](db, "encryptionset"), Groups: groups, Location: c.Location, TenantID: c.TenantID, VaultSuffix: c.VaultSuffix, Now: d.Now}
 	sshKeys := &sshkey.Service{DB: db, Store: store.Of[sshkey.Key](db, "sshkey"), Groups: groups, Location: c.Location, Now: d.Now}
@@ -150,6 +151,7 @@ func New(c Config, d Deps) (*Server, error) {
 		Location: c.Location, Zones: c.Zones, Limits: c.Quota, Cap: c.Cap, CPUModel: c.CPUModel, Attest: c.Attest, KeyService: c.Keys,
 		Keys: d.Keys, Maker: d.Maker, Now: d.Now, Wait: d.AnswerWait, Log: d.Log,
 	}
+	disks.Idle = vms.Idle
 	deployments := &deployment.Service{DB: db, Store: store.Of[deployment.Deployment](db, "deployment"), Sources: store.Of[deployment.Source](db, "deploymentsource"), Owners: store.Of[time.Time](db, "deploymentowner"),
 		Groups: groups, Operations: ops, Endpoint: c.Endpoint, TenantID: c.TenantID, Now: d.Now, Log: d.Log,
 		Environment: map[string]any{"name": "Cloister", "resourceManager": c.Endpoint + "/", "authentication": map[string]any{"loginEndpoint": c.Authority + "/", "tenant": c.TenantID}, "suffixes": map[string]any{"keyvaultDns": "." + c.VaultSuffix}}}
@@ -158,7 +160,7 @@ func New(c Config, d Deps) (*Server, error) {
 	cloud := &resources.Cloud{Endpoint: c.Endpoint, Authority: c.Authority, TenantID: c.TenantID, Subscription: c.Subscriptions, Location: c.Location,
 		Audiences: c.Identity.Audiences, VaultSuffix: c.VaultSuffix, AttestURL: c.Attest.URL, Authorize: c.Roles.Allowed,
 		ResourceTypes: map[string][]string{
-			"Microsoft.Compute":   {"virtualMachines", "disks", "diskEncryptionSets", "images", "sshPublicKeys", "locations/operations", "locations/usages", "skus"},
+			"Microsoft.Compute":   {"virtualMachines", "disks", "snapshots", "diskEncryptionSets", "images", "sshPublicKeys", "locations/operations", "locations/usages", "skus"},
 			"Microsoft.Network":   {"virtualNetworks", "virtualNetworks/subnets", "networkInterfaces"},
 			"Microsoft.KeyVault":  {"vaults", "vaults/accessPolicies", "managedHSMs", "deletedVaults", "deletedManagedHSMs", "locations/deletedVaults", "locations/deletedManagedHSMs", "checkNameAvailability"},
 			"Microsoft.Resources": {"resourceGroups", "deployments"},

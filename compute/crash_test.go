@@ -122,10 +122,20 @@ func TestCrashChild(t *testing.T) {
 			t.Fatal(status, out)
 		}
 		e.until(webURL+"/instanceView", "PowerState/deallocated")
+		for _, c := range [][3]string{{"PUT", disksURL + "data", emptyDisk(8)}, {"PATCH", webURL, attached(attach(0, disksURL+"data"))}, {"PUT", snapshotsURL + "s", copyOf(disksURL + "data")}} {
+			if status, out, _ := e.call(c[0], c[1], c[2]); status/100 != 2 {
+				t.Fatalf("%s %s: %d %v", c[0], c[1], status, out)
+			}
+		}
+		e.until(snapshotsURL+"s", `"provisioningState":"Succeeded"`)
 		if err := os.WriteFile(made, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+	if status, out, _ := e.call("DELETE", snapshotsURL+"s", ""); status/100 != 2 {
+		t.Fatal(status, out)
+	}
+	e.until(snapshotsURL+"s", `NotFound`)
 	for _, vm := range []string{webURL, two, three} {
 		if status, out, _ := e.call("DELETE", vm, ""); status/100 != 2 && status != 404 {
 			t.Fatal(status, out)
@@ -151,7 +161,7 @@ func TestCrashChild(t *testing.T) {
 	if err != nil || len(places) != 1 || len(places[0].Value.VMs) != 0 {
 		t.Errorf("capacity left: %+v, %v", places, err)
 	}
-	for _, kind := range []string{"vm", "vmstatus", "journey", "disk", "nic", "vnet", "encryptionset", "vault", "group", "deployment", "deploymentsource"} {
+	for _, kind := range []string{"vm", "vmstatus", "journey", "disk", "snapshot", "nic", "vnet", "encryptionset", "vault", "group", "deployment", "deploymentsource"} {
 		if items, _, err := store.Of[any](db, kind).List(t.Context(), ""); err != nil || len(items) != 0 {
 			t.Errorf("left of kind %s: %v, %v", kind, items, err)
 		}

@@ -320,6 +320,9 @@ type player struct {
 	vms       map[string]api.VMSpec
 	seen      []api.VMSpec // every spec that came
 	fail      *evidence.Refusal
+	disks     map[string]api.DiskSpec
+	diskFail  *evidence.Refusal
+	diskHold  bool // disks are left as they are, and nothing is said of them
 	bundle    string
 	probes    []api.ProbeReport               // for the next report
 	answer    func(api.Probe) api.ProbeReport // nil: probes are left unanswered
@@ -358,7 +361,7 @@ func (e *env) joinWith(vcpus int, token string, answer func(api.Probe) api.Probe
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	p := &player{e: e, client: client, vms: map[string]api.VMSpec{}, bundle: `{"version":"1"}`, answer: answer,
+	p := &player{e: e, client: client, vms: map[string]api.VMSpec{}, disks: map[string]api.DiskSpec{}, bundle: `{"version":"1"}`, answer: answer,
 		facts: api.HostFacts{Name: "host-1", Launcher: "software", TEEs: []string{"snp"}, VCPUs: vcpus, MemoryMiB: 1 << 20, Slots: 1000, Zone: "1", Version: "test"}}
 	if err := p.report(e.t.Context()); err != nil {
 		e.t.Fatal(err)
@@ -397,6 +400,10 @@ func (p *player) handle(ctx context.Context, m api.Message) error {
 		p.mu.Lock()
 		delete(p.vms, m.VMID)
 		p.mu.Unlock()
+	case api.MessageDisk:
+		p.mu.Lock()
+		p.disks[m.Disk.ID] = *m.Disk
+		p.mu.Unlock()
 	case api.MessageRequest:
 		a := api.Answer{Console: []byte("login: ")}
 		if m.Request.Kind == api.RequestAttest {
@@ -434,6 +441,18 @@ func (p *player) send(ctx context.Context) error {
 		}
 		r.VMs = append(r.VMs, st)
 		r.Events = append(r.Events, api.Event{VMID: v.VMID, Time: time.Unix(int64(v.Generation), 0), Step: "evidence", State: api.StepDone})
+	}
+	for _, d := range p.disks {
+		st := api.DiskStatus{ID: d.ID, Resource: d.Resource, Generation: d.Generation, State: api.DiskReady}
+		switch {
+		case p.diskHold:
+			continue
+		case p.diskFail != nil:
+			st.State, st.Failure = api.DiskFailed, p.diskFail
+		case d.Deleted:
+			st.State = api.DiskDeleted
+		}
+		r.Disks = append(r.Disks, st)
 	}
 	answer := p.answer
 	p.mu.Unlock()

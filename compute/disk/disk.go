@@ -1,38 +1,131 @@
-// Package disk keeps managed disks. Here a disk is made with its VM: the OS disk, whose blocks lie on the VM's host.
+// Package disk keeps managed disks and their snapshots.
+//
+// An OS disk is made with its VM and goes with it. The blocks of a data disk lie on a host: on that of the VM it is first
+// attached to, or, for a copy, on that of its source. Until then a data disk is a record only.
 package disk
 
 import (
 	"context"
-	"errors"
-	"net/http"
+	"strings"
+	"time"
 
 	"cloister.dev/cloister/compute/arm"
+	"cloister.dev/cloister/compute/operations"
 	"cloister.dev/cloister/compute/resources"
+	"cloister.dev/cloister/compute/scheduler"
 	"cloister.dev/cloister/compute/tracked"
+	"cloister.dev/cloister/host/api"
+	"cloister.dev/cloister/internal/failpoint"
 	"cloister.dev/cloister/store"
 )
 
-// Type is the resource type.
-const Type = "Microsoft.Compute/disks"
+// The resource types.
+const (
+	Type         = "Microsoft.Compute/disks"
+	SnapshotType = "Microsoft.Compute/snapshots"
+)
 
-// Disk is an OS disk.
+// The durable writes of a disk's life.
+var (
+	afterWritten  = failpoint.New("compute/disk-written")
+	afterSettled  = failpoint.New("compute/disk-settled")
+	afterDeleting = failpoint.New("compute/disk-deleting")
+	afterGone     = failpoint.New("compute/disk-gone")
+)
+
+// The provisioning states.
+const (
+	creating  = "Creating"
+	updating  = "Updating"
+	succeeded = "Succeeded"
+	failed    = "Failed"
+	deleting  = "Deleting"
+)
+
+// How a data disk begins. An OS disk has neither.
+const (
+	Empty = "Empty"
+	Copy  = "Copy"
+)
+
+// The sizes of data disks, in GiB.
+const (
+	MinGiB = 4
+	MaxGiB = 32767
+)
+
+// StorageTypes are the SKUs of disks. They are names here: all lie in the same storage.
+var StorageTypes = []string{"Premium_LRS", "StandardSSD_LRS", "Standard_LRS"}
+
+// Disk is a disk, or a snapshot of one.
 type Disk struct {
 	Meta        tracked.Meta `json:"meta"`
-	UniqueID    string       `json:"uniqueId"`
+	UniqueID    string       `json:"uniqueId"` // UUID; a data disk's name on its host
 	SizeGiB     int          `json:"sizeGiB"`
 	StorageType string       `json:"storageType"`
-	Encryption  string       `json:"encryption"` // mode of the VM it was made for
-	ImageID     string       `json:"imageId"`
+	Zone        string       `json:"zone,omitempty"`
+	VM          string       `json:"vm,omitempty"` // id of the VM that uses it
+
+	// Of OS disks.
+	Encryption string `json:"encryption,omitempty"` // mode of the VM it was made for
+	ImageID    string `json:"imageId,omitempty"`
 	// EncryptionSet is the id of the disk encryption set whose key the disk is under; empty without one.
 	EncryptionSet string `json:"encryptionSet,omitempty"`
-	VM            string `json:"vm,omitempty"` // id of the VM that uses it
+
+	// Of data disks and snapshots.
+	Option       string `json:"option,omitempty"`       // Empty or Copy; "" is an OS disk
+	Source       string `json:"source,omitempty"`       // id of the disk or snapshot that it is a copy of
+	SourceUnique string `json:"sourceUnique,omitempty"` // the same on the host; "" when that had no blocks yet
+	Network      string `json:"network,omitempty"`      // networkAccessPolicy, as sent
+	Public       string `json:"public,omitempty"`       // publicNetworkAccess, as sent
+	Host         string `json:"host,omitempty"`         // where its blocks lie; "" until it is first attached
+	Generation   uint64 `json:"generation,omitempty"`
+
+	Provisioning string     `json:"provisioning,omitempty"` // "" is Succeeded
+	Failure      *arm.Error `json:"failure,omitempty"`
+	Operation    string     `json:"operation,omitempty"` // the one under way
+	// Readers are the store keys of the copies that its host has yet to make of it. Until then no VM may write to it.
+	Readers []string `json:"readers,omitempty"`
 }
 
-// Service serves disks.
+// OS tells an OS disk from a data disk.
+func (d Disk) OS() bool { return d.Option == "" }
+
+// Spec is a data disk in the words of the agent API.
+func (d Disk) Spec() api.DiskSpec {
+	kind := api.KindDisk
+	if d.Meta.ID.Type == SnapshotType {
+		kind = api.KindSnapshot
+	}
+	return api.DiskSpec{ID: d.UniqueID, Resource: d.Meta.ID.Key(), Kind: kind, SizeGiB: d.SizeGiB, From: d.SourceUnique, Deleted: d.Provisioning == deleting, Generation: d.Generation}
+}
+
+// Busy says what keeps a disk from being used or changed now, or "".
+func (d Disk) Busy() string {
+	switch {
+	case d.Provisioning == creating, d.Provisioning == updating, d.Provisioning == deleting:
+		return "its provisioning state is " + d.Provisioning
+	case d.Provisioning == failed && d.Failure != nil:
+		return "its provisioning state is Failed: " + d.Failure.Message
+	case len(d.Readers) > 0:
+		return "it is being copied to " + strings.Join(d.Readers, ", ")
+	}
+	return ""
+}
+
+// Service serves disks and snapshots.
 type Service struct {
-	DB     *store.DB
-	Store  store.Store[Disk]
-	Groups *resources.Groups
+	DB         *store.DB
+	Store      store.Store[Disk]
+	Snapshots  store.Store[Disk]
+	Hosts      store.Store[scheduler.Host]
+	Groups     *resources.Groups
+	Operations *operations.Service
+	Location   string
+	Zones      []string
+	Now        func() time.Time
+	// Idle tells whether a VM is deallocated, and holds the transaction to that. The error says why it is not.
+	Idle func(ctx context.Context, tx *store.Txn, vmKey string) error
 }
 
 func (s *Service) kind() tracked.Kind[Disk] {
@@ -40,72 +133,26 @@ func (s *Service) kind() tracked.Kind[Disk] {
 		Render: func(_ context.Context, d Disk, _ *arm.Request) (any, error) { return d.wire(), nil }}
 }
 
-// Routes: reads, tags, delete. A PUT can only repeat what is there: blank and data disks are not supported.
-func (s *Service) Routes() []arm.Route {
-	const one = "/subscriptions/{sub}/resourceGroups/{group}/providers/" + Type + "/{name}"
-	return append(s.kind().Routes(), s.kind().TagsRoute(),
-		arm.Route{Method: http.MethodPut, Pattern: one, Action: Type + "/write", Handle: s.put},
-		arm.Route{Method: http.MethodDelete, Pattern: one, Action: Type + "/delete", Handle: s.delete})
+func (s *Service) snapshots() tracked.Kind[Disk] {
+	k := s.kind()
+	k.Type, k.Store = SnapshotType, s.Snapshots
+	return k
 }
 
-// securityTypes maps an encryption mode to what Azure calls such a disk.
-var securityTypes = map[string]string{
-	"DiskWithVMGuestState": "ConfidentialVM_DiskEncryptedWithPlatformKey",
-	"VMGuestStateOnly":     "ConfidentialVM_VMGuestStateOnlyEncryptedWithPlatformKey",
-	"NonPersistedTPM":      "ConfidentialVM_NonPersistedTPM",
+// of is the store that keeps a resource, by its store key.
+func (s *Service) of(key string) store.Store[Disk] {
+	if strings.Contains(key, strings.ToLower("/providers/"+SnapshotType+"/")) {
+		return s.Snapshots
+	}
+	return s.Store
 }
 
-func (d Disk) wire() any {
-	state := "Unattached"
-	if d.VM != "" {
-		state = "Reserved"
-	}
-	out := d.Meta.Wire(map[string]any{
-		"provisioningState": "Succeeded", "diskState": state, "osType": "Linux", "hyperVGeneration": "V2", "diskSizeGB": d.SizeGiB, "diskSizeBytes": int64(d.SizeGiB) << 30,
-		"uniqueId": d.UniqueID, "timeCreated": d.Meta.Created, "creationData": map[string]any{"createOption": "FromImage", "imageReference": map[string]any{"id": d.ImageID}},
-		"encryption": map[string]any{"type": "EncryptionAtRestWithPlatformKey"}, "networkAccessPolicy": "DenyAll", "publicNetworkAccess": "Disabled",
-		"securityProfile": d.security()})
-	out["sku"] = map[string]any{"name": d.StorageType, "tier": "Premium"}
-	if d.VM != "" {
-		out["managedBy"] = d.VM
-	}
-	return out
-}
-
-// security is what Azure calls such a disk, and whose key it is under.
-func (d Disk) security() map[string]any {
-	if d.EncryptionSet != "" {
-		return map[string]any{"securityType": "ConfidentialVM_DiskEncryptedWithCustomerKey", "secureVMDiskEncryptionSetId": d.EncryptionSet}
-	}
-	return map[string]any{"securityType": securityTypes[d.Encryption]}
-}
-
-func (s *Service) put(ctx context.Context, r *arm.Request) (*arm.Response, error) {
-	return nil, arm.Errorf(http.StatusBadRequest, "InvalidParameter", "Disk '%s' can't be written by itself: only OS disks, made with their VM, are supported here.", r.ID().Name).At("properties.creationData.createOption")
-}
-
-func (s *Service) delete(ctx context.Context, r *arm.Request) (*arm.Response, error) {
-	it, err := s.Store.Get(ctx, r.ID().Key())
-	if errors.Is(err, store.ErrNotFound) {
-		return arm.NoContent(), nil
-	} else if err != nil {
-		return nil, err
-	}
-	if it.Value.VM != "" {
-		return nil, arm.Errorf(http.StatusConflict, "OperationNotAllowed", "Disk %s is attached to VM %s.", it.Value.Meta.ID.Name, it.Value.VM)
-	}
-	if err := s.Store.Delete(ctx, it); err != nil {
-		return nil, err
-	}
-	return &arm.Response{Status: http.StatusOK}, nil
-}
-
-// Resources lists the disks of a group.
+// Resources lists the disks and snapshots of a group.
 func (s *Service) Resources(ctx context.Context, sub, group string) ([]tracked.Meta, error) {
-	return s.kind().Metas(ctx, sub, group)
-}
-
-// Clear removes the disks of a group that no VM uses.
-func (s *Service) Clear(ctx context.Context, sub, group string) error {
-	return s.kind().Clear(ctx, sub, group, func(d Disk) bool { return d.VM == "" })
+	snapshots, err := s.snapshots().Metas(ctx, sub, group)
+	if err != nil {
+		return nil, err
+	}
+	disks, err := s.kind().Metas(ctx, sub, group)
+	return append(snapshots, disks...), err
 }

@@ -230,6 +230,11 @@ func (s *Service) report(name string, r *http.Request) (any, error) {
 			return nil, err
 		}
 	}
+	for _, st := range in.Disks {
+		if err := s.VMs.Disks.Reported(ctx, name, st); err != nil {
+			return nil, err
+		}
+	}
 	probes, err := s.probe(ctx, in.Host, in.Probes)
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"cloister.dev/cloister/compute/disk"
 	"cloister.dev/cloister/compute/vm"
 	"cloister.dev/cloister/host/api"
 	"cloister.dev/cloister/store"
@@ -26,7 +27,7 @@ func (s *Service) watch(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	messages, ended := make(chan api.Message), make(chan error, 2)
+	messages, ended := make(chan api.Message), make(chan error, 4)
 	send := func(m api.Message) error {
 		select {
 		case messages <- m:
@@ -55,6 +56,9 @@ func (s *Service) watch(w http.ResponseWriter, r *http.Request) {
 		}
 		if m.Kind == api.MessageSnapshot {
 			go func() { ended <- s.followQuestions(ctx, name, send) }()
+			for _, disks := range []store.Store[disk.Disk]{s.VMs.Disks.Store, s.VMs.Disks.Snapshots} {
+				go func() { ended <- followDisks(ctx, disks, name, send) }()
+			}
 		}
 		if out.Encode(m) != nil || flush.Flush() != nil {
 			return // the agent has gone and will come back
@@ -106,6 +110,30 @@ func (s *Service) followQuestions(ctx context.Context, name string, send func(ap
 		}
 		return nil
 	}, func(e store.Event[vm.Question]) error {
+		if e.Deleted {
+			return nil
+		}
+		return pass(e.Item.Value)
+	})
+}
+
+// followDisks tells a host of its data disks. What it misses between two streams does no harm: one that is not named stays.
+func followDisks(ctx context.Context, disks store.Store[disk.Disk], name string, send func(api.Message) error) error {
+	pass := func(d disk.Disk) error {
+		if d.OS() || d.Host != name {
+			return nil
+		}
+		spec := d.Spec()
+		return send(api.Message{Kind: api.MessageDisk, Disk: &spec})
+	}
+	return disks.Follow(ctx, "", func(items []store.Item[disk.Disk]) error {
+		for _, it := range items {
+			if err := pass(it.Value); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, func(e store.Event[disk.Disk]) error {
 		if e.Deleted {
 			return nil
 		}

@@ -44,8 +44,10 @@ type VM struct {
 	OSDiskGiB    int // 0: as large as the image asks for
 	CreateOption string
 	Ephemeral    bool
-	DataDisks    int
-	KeepDisk     bool // deleteOption Detach
+	DataDisks    []DataDisk
+	Host         string // where the VM lies; "" while that is open
+	Zone         string // of the VM, once it has one
+	KeepDisk     bool   // deleteOption Detach
 
 	Image Image
 	NICs  []NIC
@@ -119,6 +121,7 @@ func Check(vm VM, in Installation) []Violation {
 	r.size(vm, size, known, in)
 	r.security(vm, size, known)
 	r.disk(vm)
+	r.dataDisks(vm, size, known)
 	r.image(vm, size, known)
 	r.network(vm, size, known)
 	r.system(vm)
@@ -214,9 +217,6 @@ func (r *report) disk(vm VM) {
 	}
 	if vm.KeepDisk {
 		r.add("InvalidParameter", target+"osDisk.deleteOption", "deleteOption Detach is not supported here: the key of the OS disk is destroyed with the VM, so the disk goes too.")
-	}
-	if vm.DataDisks > 0 {
-		r.add("InvalidParameter", target+"dataDisks", "Data disks are not supported here; %d are given.", vm.DataDisks)
 	}
 }
 

@@ -71,7 +71,7 @@ func TestRules(t *testing.T) {
 		{"disk smaller than the image", func(v *VM, _ *Installation) { v.OSDiskGiB = 3 }, []string{"properties.storageProfile.osDisk.diskSizeGB"}, "ResizeDiskError"},
 		{"disk too large", func(v *VM, _ *Installation) { v.OSDiskGiB = 4096 }, []string{"properties.storageProfile.osDisk.diskSizeGB"}, "InvalidParameter"},
 		{"disk that outlives its key", func(v *VM, _ *Installation) { v.KeepDisk = true }, []string{"properties.storageProfile.osDisk.deleteOption"}, "InvalidParameter"},
-		{"data disk", func(v *VM, _ *Installation) { v.DataDisks = 1 }, []string{"properties.storageProfile.dataDisks"}, "InvalidParameter"},
+		{"data disk without a LUN", func(v *VM, _ *Installation) { v.DataDisks = []DataDisk{{Name: "d", CreateOption: "Empty", SizeGiB: 4}} }, []string{"properties.storageProfile.dataDisks[0].lun"}, "InvalidParameter"},
 		{"no image", func(v *VM, _ *Installation) { v.Image = Image{} }, []string{"properties.storageProfile.imageReference"}, "InvalidParameter"},
 		{"unknown image", func(v *VM, _ *Installation) { v.Image.Found = false }, []string{"properties.storageProfile.imageReference.id"}, "ImageNotFound"},
 		{"image for another TEE", func(v *VM, _ *Installation) { v.Image.TEEs = []string{"tdx"} }, []string{"properties.securityProfile.securityType"}, "InvalidParameter"},

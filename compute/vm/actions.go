@@ -75,6 +75,9 @@ func (s *Service) power(change func(*VM, *arm.Request) error) arm.Handler {
 			v.Provisioning = updating
 			tx := s.DB.Txn()
 			if v.Power == api.PowerRunning && v.Released {
+				if err := s.readyIn(ctx, tx, v); err != nil {
+					return nil, err
+				}
 				if err := s.allocate(ctx, tx, v); err != nil {
 					return nil, err
 				}
@@ -181,33 +184,11 @@ func (s *Service) patch(ctx context.Context, r *arm.Request) (*arm.Response, err
 	if err := tracked.CheckTags(b.Tags); err != nil {
 		return nil, err
 	}
-	it, err := s.kind().Find(ctx, r.ID())
-	if err != nil {
-		return nil, err
-	}
-	if err := tracked.Match(r.HTTP.Header, it.Value.Meta.Etag); err != nil {
-		return nil, err
-	}
-	if err := unchanged(it.Value, b); err != nil {
-		return nil, err
-	}
-	it, err = s.VMs.Mutate(ctx, it.ID, func(v *VM) error {
+	return s.change(ctx, r, b, func(v *VM) {
 		if b.Tags != nil {
 			v.Meta.Tags = b.Tags
-			v.Generation++
 		}
-		v.Meta.Etag = tracked.NewEtag()
-		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	afterChange.Hit()
-	wire, err := s.render(ctx, it.Value, r)
-	if err != nil {
-		return nil, err
-	}
-	return arm.OK(wire), nil
 }
 
 func (s *Service) getInstanceView(ctx context.Context, r *arm.Request) (*arm.Response, error) {

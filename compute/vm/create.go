@@ -37,10 +37,10 @@ func (s *Service) put(ctx context.Context, r *arm.Request) (*arm.Response, error
 	if err := s.Groups.Require(ctx, nil, id.Subscription, id.Group); err != nil {
 		return nil, err
 	}
-	old, err := s.VMs.Get(ctx, id.Key())
+	_, err := s.VMs.Get(ctx, id.Key())
 	switch {
 	case err == nil:
-		return s.update(ctx, r, b, old)
+		return s.change(ctx, r, b, func(v *VM) { v.Meta.Tags = b.Tags })
 	case !errors.Is(err, store.ErrNotFound):
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func (s *Service) create(ctx context.Context, r *arm.Request, b body) (*arm.Resp
 	if err := usage.Value.Take(s.Limits, v.quotaNeed()); err != nil {
 		return nil, s.quotaError(err)
 	}
-	if v.Host, err = scheduler.Pick(candidates, v.need()); err != nil {
+	if v.Host, err = scheduler.Pick(holding(candidates, facts.disks), v.need()); err != nil {
 		return nil, allocationError(err)
 	}
 	place, err := s.placement(ctx, v.Host)
@@ -116,6 +116,7 @@ func (s *Service) create(ctx context.Context, r *arm.Request, b body) (*arm.Resp
 
 	op := s.Operations.New(id.Subscription, id.String())
 	v.Operation = op.ID
+	s.attachIn(tx, &v, facts.disks)
 	s.VMs.CreateIn(tx, id.Key(), v)
 	s.Identities.CreateIn(tx, v.VMID, Identity{VM: id.Key()})
 	s.Usages.UpdateIn(tx, usage)
@@ -169,6 +170,7 @@ type facts struct {
 	imageID string
 	minDisk int
 	nics    []store.Item[network.NIC]
+	disks   []dataDisk
 	set     *store.Item[encryptionset.Set]
 	init    []byte // exact bytes from the tenant; nil: none
 	parsed  *initdata.InitData
@@ -182,7 +184,7 @@ func (s *Service) lookUp(ctx context.Context, id arm.ID, b body, launchers []str
 		SecurityType: p.SecurityProfile.SecurityType, SecureBoot: p.SecurityProfile.UEFI.SecureBoot, VTPM: p.SecurityProfile.UEFI.VTPM,
 		EncryptionAtHost: p.SecurityProfile.EncryptionAtHost, Encryption: p.StorageProfile.OSDisk.ManagedDisk.Security.Encryption,
 		OSDiskGiB: p.StorageProfile.OSDisk.SizeGB, CreateOption: p.StorageProfile.OSDisk.CreateOption, Ephemeral: len(p.StorageProfile.OSDisk.DiffDiskSettings) > 0,
-		KeepDisk: p.StorageProfile.OSDisk.DeleteOption == "Detach", DataDisks: len(p.StorageProfile.DataDisks),
+		KeepDisk: p.StorageProfile.OSDisk.DeleteOption == "Detach",
 		OS: rules.OS{ComputerName: p.OSProfile.ComputerName, AdminUser: p.OSProfile.AdminUsername, SSHKeys: len(p.OSProfile.Linux.SSH.PublicKeys),
 			Password:   p.OSProfile.AdminPassword != "" || p.OSProfile.AdminUsername != "" && (p.OSProfile.Linux.DisablePassword == nil || !*p.OSProfile.Linux.DisablePassword),
 			CustomData: len(p.OSProfile.CustomData) > 0},
@@ -223,6 +225,10 @@ func (s *Service) lookUp(ctx context.Context, id arm.ID, b body, launchers []str
 		found := err == nil && arm.Key(nicID.Subscription) == arm.Key(id.Subscription)
 		req.NICs = append(req.NICs, rules.NIC{ID: n.ID, Found: found, Location: it.Value.Meta.Location, UsedBy: it.Value.VM})
 		f.nics = append(f.nics, it)
+	}
+	var err error
+	if req.DataDisks, f.disks, err = s.dataDisks(ctx, id, p.StorageProfile.DataDisks, nil); err != nil {
+		return req, f, err
 	}
 	if p.UserData != "" {
 		raw, err := base64.StdEncoding.DecodeString(p.UserData)
@@ -284,9 +290,7 @@ func (s *Service) build(id arm.ID, b body, f facts) (VM, error) {
 	if name == "" {
 		name = id.Name + "_OsDisk_1_" + strings.ReplaceAll(uuid.NewString(), "-", "")
 	}
-	if len(name) > 80 {
-		name = name[len(name)-80:]
-	}
+	name = shortened(name)
 	if err := arm.CheckName(name); err != nil {
 		return v, err
 	}
@@ -347,7 +351,7 @@ func violations(found []rules.Violation) error {
 	}
 	if len(found) > 0 {
 		switch found[0].Code {
-		case "SkuNotAvailable", "Conflict":
+		case "SkuNotAvailable", "Conflict", "ConflictingUserInput", "OperationNotAllowed":
 			status = http.StatusConflict
 		case "ImageNotFound", "NotFound":
 			status = http.StatusNotFound
@@ -454,31 +458,43 @@ func (s *Service) neverFits(hosts []scheduler.Candidate, size catalog.Size) stri
 	return "no host is large enough: " + why
 }
 
-// update accepts a PUT that repeats what is there, with other tags.
-func (s *Service) update(ctx context.Context, r *arm.Request, b body, old store.Item[VM]) (*arm.Response, error) {
-	if old.Value.Deleting {
-		return nil, arm.Errorf(http.StatusConflict, "OperationNotAllowed", "VM '%s' is being deleted.", old.Value.Meta.ID.Name)
-	}
-	if err := tracked.Match(r.HTTP.Header, old.Value.Meta.Etag); err != nil {
-		return nil, err
-	}
-	if err := unchanged(old.Value, b); err != nil {
-		return nil, err
-	}
-	it, err := s.VMs.Mutate(ctx, old.ID, func(v *VM) error {
-		v.Meta.Tags, v.Meta.Etag = b.Tags, tracked.NewEtag()
+// change brings a VM to what a PUT or PATCH says, in one transaction with its disks.
+func (s *Service) change(ctx context.Context, r *arm.Request, b body, tags func(*VM)) (*arm.Response, error) {
+	for {
+		it, err := s.kind().Find(ctx, r.ID())
+		if err != nil {
+			return nil, err
+		}
+		v := &it.Value
+		if v.Deleting {
+			return nil, arm.Errorf(http.StatusConflict, "OperationNotAllowed", "VM '%s' is being deleted.", v.Meta.ID.Name)
+		}
+		if err := tracked.Match(r.HTTP.Header, v.Meta.Etag); err != nil {
+			return nil, err
+		}
+		if err := unchanged(*v, b); err != nil {
+			return nil, err
+		}
+		tx := s.DB.Txn()
+		if err := s.changeDataDisks(ctx, tx, v, b.Properties.StorageProfile.DataDisks); err != nil {
+			return nil, err
+		}
+		tags(v)
+		v.Meta.Etag = tracked.NewEtag()
 		v.Generation++
-		return nil
-	})
-	if err != nil {
-		return nil, err
+		s.VMs.UpdateIn(tx, it)
+		if err := tx.Commit(ctx); errors.Is(err, store.ErrConflict) && ctx.Err() == nil {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		afterChange.Hit()
+		wire, err := s.render(ctx, *v, r)
+		if err != nil {
+			return nil, err
+		}
+		return arm.OK(wire), nil
 	}
-	afterChange.Hit()
-	wire, err := s.render(ctx, it.Value, r)
-	if err != nil {
-		return nil, err
-	}
-	return arm.OK(wire), nil
 }
 
 // unchanged refuses a PUT that would change what can't be changed. What the body leaves out stays as it is.
@@ -512,9 +528,6 @@ func unchanged(v VM, b body) error {
 	}
 	if u := p.SecurityProfile.UEFI; u.SecureBoot != nil && *u.SecureBoot != v.SecureBoot || u.VTPM != nil && !*u.VTPM {
 		change("properties.securityProfile.uefiSettings", "it is fixed at creation")
-	}
-	if len(p.StorageProfile.DataDisks) > 0 {
-		change("properties.storageProfile.dataDisks", "data disks are not supported here")
 	}
 	if p.OSProfile.AdminPassword != "" {
 		change("properties.osProfile.adminPassword", "passwords are refused")

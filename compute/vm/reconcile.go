@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"cloister.dev/cloister/compute/arm"
+	"cloister.dev/cloister/compute/disk"
 	"cloister.dev/cloister/compute/operations"
 	"cloister.dev/cloister/compute/resources"
 	"cloister.dev/cloister/compute/tracked"
@@ -72,6 +73,19 @@ func (s *Service) Run(ctx context.Context) error {
 			}
 		}
 	})
+	for what, disks := range map[string]store.Store[disk.Disk]{"disks": s.Disks.Store, "snapshots": s.Disks.Snapshots} {
+		follow(what, func() error { // a group that is being deleted waits for its disks, and they for their copies
+			return disks.Follow(ctx, "", func([]store.Item[disk.Disk]) error {
+				queue.Add(groupsItem)
+				return nil
+			}, func(e store.Event[disk.Disk]) error {
+				if e.Deleted || e.Item.Value.VM == "" {
+					queue.Add(groupsItem)
+				}
+				return nil
+			})
+		})
+	}
 	follow("groups", func() error {
 		_, rev, err := s.Groups.Store.List(ctx, "")
 		if err != nil {
@@ -260,6 +274,9 @@ func (s *Service) remove(ctx context.Context, it store.Item[VM]) error {
 	if err == nil {
 		s.Disks.Store.DeleteIn(tx, d)
 	} else if !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if err := s.leaveIn(ctx, tx, v.DataDisks, true); err != nil {
 		return err
 	}
 	if v.Customer != nil {

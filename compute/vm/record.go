@@ -58,6 +58,9 @@ type VM struct {
 	ImageID  string    `json:"imageId"`
 	OSDisk   OSDisk    `json:"osDisk"`
 	Customer *Customer `json:"customer,omitempty"` // the customer's key, by a disk encryption set
+
+	DataDisks []DataDisk `json:"dataDisks,omitempty"`
+
 	NICs     []NICRef  `json:"nics"`
 	Computer string    `json:"computer"`
 	Admin    string    `json:"admin,omitempty"`
@@ -97,6 +100,17 @@ type OSDisk struct {
 	SizeGiB     int    `json:"sizeGiB"`
 	StorageType string `json:"storageType"`
 	Caching     string `json:"caching"`
+}
+
+// DataDisk attaches a managed disk.
+type DataDisk struct {
+	LUN         int    `json:"lun"`
+	ID          arm.ID `json:"id"`
+	UniqueID    string `json:"uniqueId"` // of the disk, on its host
+	StorageType string `json:"storageType"`
+	Caching     string `json:"caching"`
+	Made        bool   `json:"made,omitempty"`   // with the VM's request: createOption Empty
+	Delete      bool   `json:"delete,omitempty"` // with the VM
 }
 
 // Customer is the disk encryption set of a VM, and what it said when the VM was asked for.
@@ -213,6 +227,11 @@ func (v VM) Spec() api.VMSpec {
 	if v.Deleting && !v.KeyDestroyed {
 		// The host may throw nothing away before the key is gone; until then the VM only stops.
 		spec.Power, spec.SkipShutdown = api.PowerStopped, true
+	}
+	size, _ := catalog.Lookup(v.Size) // checked when the VM was made
+	spec.TempDiskGiB = size.TempGiB
+	for _, d := range v.DataDisks {
+		spec.DataDisks = append(spec.DataDisks, api.DataDisk{LUN: d.LUN, DiskID: d.UniqueID})
 	}
 	for _, n := range v.NICs {
 		spec.NICs = append(spec.NICs, n.Wire)

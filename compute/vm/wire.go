@@ -28,7 +28,7 @@ var shape = arm.Shape{
 				"managedDisk": arm.Object(arm.Shape{"id": arm.ReadOnly, "storageAccountType": arm.OneOf("Premium_LRS", "StandardSSD_LRS", "Standard_LRS"),
 					"securityProfile": arm.Object(arm.Shape{"securityEncryptionType": arm.OneOf(rules.DiskWithGuest, rules.GuestStateOnly, rules.NonPersistedTPM),
 						"diskEncryptionSet": arm.Object(arm.Shape{"id": arm.Text})})})}),
-			"dataDisks": arm.Free, "diskControllerType": arm.OneOf("SCSI")}),
+			"dataDisks": arm.List(dataDiskShape), "diskControllerType": arm.OneOf("SCSI")}),
 		"osProfile": arm.Object(arm.Shape{"computerName": arm.Text, "adminUsername": arm.Text, "adminPassword": arm.Text, "customData": arm.Text,
 			"allowExtensionOperations": arm.Flag, "requireGuestProvisionSignal": arm.Flag,
 			"linuxConfiguration": arm.Object(arm.Shape{"disablePasswordAuthentication": arm.Flag, "provisionVMAgent": arm.Flag, "enableVMAgentPlatformUpdates": arm.Flag,
@@ -80,7 +80,7 @@ type body struct {
 					} `json:"securityProfile"`
 				} `json:"managedDisk"`
 			} `json:"osDisk"`
-			DataDisks []any `json:"dataDisks"`
+			DataDisks []dataDiskBody `json:"dataDisks"`
 		} `json:"storageProfile"`
 		OSProfile struct {
 			ComputerName  string `json:"computerName"`
@@ -131,7 +131,7 @@ func (s *Service) render(ctx context.Context, v VM, r *arm.Request) (any, error)
 			"imageReference": map[string]any{"id": v.ImageID, "exactVersion": v.Image.Version},
 			"osDisk": map[string]any{"name": v.OSDisk.ID.Name, "osType": "Linux", "createOption": "FromImage", "caching": v.OSDisk.Caching, "deleteOption": "Delete", "diskSizeGB": v.OSDisk.SizeGiB,
 				"managedDisk": map[string]any{"id": v.OSDisk.ID.String(), "storageAccountType": v.OSDisk.StorageType, "securityProfile": v.diskSecurity()}},
-			"dataDisks": []any{}},
+			"dataDisks": v.dataDisksWire()},
 		"osProfile": map[string]any{"computerName": v.Computer, "adminUsername": v.Admin, "secrets": []any{}, "allowExtensionOperations": true,
 			"linuxConfiguration": map[string]any{"disablePasswordAuthentication": true, "provisionVMAgent": true, "ssh": map[string]any{"publicKeys": keys}}},
 		"networkProfile": map[string]any{"networkInterfaces": nics},
