@@ -79,7 +79,7 @@ software root, which protects from nothing on its own host.`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().String("state", "", "state folder (default $CLOISTER_STATE, else the XDG state directory)")
-	root.AddCommand(newUp(), newDown(), newStatus(), newQuickstart(), newVM(), newImage(), newDoctor(), newConfig(), newHost(), newCompute(), newLaunch(), newAttest(), newKey(), newEncryptionSet(), newVault(), newDeployment())
+	root.AddCommand(newUp(), newDown(), newStatus(), newQuickstart(), newVM(), newImage(), newDoctor(), newConfig(), newHost(), newCompute(), newLaunch(), newAttest(), newKey(), newEncryptionSet(), newVault(), newDisk(), newSnapshot(), newDeployment())
 	for _, c := range root.Commands() {
 		checkArgs(c)
 	}

@@ -76,7 +76,7 @@ func TestCommandNames(t *testing.T) {
 	for _, path := range [][]string{
 		{"up"}, {"down"}, {"status"}, {"quickstart"}, {"doctor"}, {"config", "check"}, {"image", "build"}, {"image", "list"}, {"launch", "expect"}, {"attest", "verify"},
 		{"vm", "create"}, {"vm", "list"}, {"vm", "show"}, {"vm", "start"}, {"vm", "stop"}, {"vm", "restart"}, {"vm", "deallocate"}, {"vm", "delete"}, {"vm", "console"},
-		{"vm", "logs"}, {"vm", "ssh"}, {"vm", "attest"}, {"vm", "measure"}, {"vm", "metadata"}, {"key", "create"}, {"key", "disable"}, {"encryption-set", "create"}, {"deployment", "create"}, {"deployment", "validate"}, {"deployment", "show"}, {"deployment", "list"}, {"deployment", "delete"},
+		{"vm", "logs"}, {"vm", "ssh"}, {"vm", "attest"}, {"vm", "measure"}, {"vm", "metadata"}, {"key", "create"}, {"key", "disable"}, {"encryption-set", "create"}, {"disk", "create"}, {"disk", "list"}, {"disk", "show"}, {"disk", "resize"}, {"disk", "delete"}, {"vm", "disk", "attach"}, {"vm", "disk", "detach"}, {"snapshot", "create"}, {"snapshot", "list"}, {"snapshot", "delete"}, {"deployment", "create"}, {"deployment", "validate"}, {"deployment", "show"}, {"deployment", "list"}, {"deployment", "delete"},
 	} {
 		c, rest, err := newRoot().Find(path)
 		if err != nil || len(rest) > 0 || c.Name() != path[len(path)-1] {

@@ -25,7 +25,7 @@ func newVM() *cobra.Command {
 		Example: "  cloister vm create web --size Standard_DC2as_v5 --image debian-12 --ssh-key ~/.ssh/id_ed25519.pub\n  cloister vm attest web",
 	}
 	cmd.PersistentFlags().StringP("resource-group", "g", defaultGroup, "resource group")
-	cmd.AddCommand(newVMCreate(), newVMList(), newVMShow(), newVMDelete(), newVMConsole(), newVMLogs(), newVMSSH(), newVMAttest(), newVMMeasure(), newVMMetadata(), newVMInitData(), newVMRewrap(), newVMApproveRestore())
+	cmd.AddCommand(newVMCreate(), newVMList(), newVMShow(), newVMDelete(), newVMConsole(), newVMLogs(), newVMSSH(), newVMAttest(), newVMMeasure(), newVMMetadata(), newVMInitData(), newVMRewrap(), newVMApproveRestore(), newVMDisk())
 	for _, p := range []powerCommand{
 		{"start", "Start a VM", "starts; a VM that runs is left alone"},
 		{"stop", "Shut a VM down; it keeps its cores", "shuts down in order, as if the power button was pressed"},
