@@ -46,7 +46,7 @@ fuzz: ## each fuzz target on some inputs
 	@bash scripts/fuzz.sh
 
 crash: ## kill each service at each durable write, and start it again
-	$(TEST) -tags failpoints -count 1 -timeout 15m -run 'CP09|Killed|CrashAt' ./attest/issuer ./attest/policystore ./compute ./keys ./paravisor
+	$(TEST) -tags failpoints -count 1 -timeout 15m -run 'CP09|Killed|CrashAt' ./attest/issuer ./attest/policystore ./compute ./host/disk ./keys ./paravisor
 
 boot: build ## whole virtual machines, one at a time
 	$(TEST) -tags boot -count 1 -timeout 10m -p 1 -run 'TestFirmwareBoots|TestBootSmoke' ./paravisor ./image

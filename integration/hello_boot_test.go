@@ -31,10 +31,12 @@ func TestHello(t *testing.T) {
 	t.Run("the VM comes up and proves itself", s.sub(testCreate))
 	t.Run("the evidence is as predicted", s.sub(testEvidence))
 	t.Run("HD-06 inside, nothing of the host's arrived", s.sub(testInside))
+	t.Run("the data disk and the temporary disk are there", s.sub(testDataDisk))
 	t.Run("TPM-16 inside, tpm2-tools and go-tpm use the vTPM", s.sub(testTPM))
 	t.Run("CP-09 an agent that was killed finds its VM again", s.sub(testAdoption))
 	t.Run("CP-09 a service that was killed comes back", s.sub(testServices))
 	t.Run("CP-09 a killed paravisor means a new start, unlocked by the vTPM", s.sub(testParavisorKilled))
+	t.Run("the data disk keeps what was written, the temporary disk does not", s.sub(testDataDiskAgain))
 	t.Run("attacks at rest", s.sub(testAttacksAtRest))
 	t.Run("HD-18 no secret is in a log or on a command line", s.sub(testSecrets))
 	t.Run("deleting leaves nothing", s.sub(testDelete))
@@ -112,7 +114,8 @@ func testCreate(s *system) {
 	if err := os.WriteFile(custom, []byte(customDataCanary), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	out := s.run("vm", "create", "hello", "--ssh-key", key+".pub", "--custom-data", custom)
+	s.run("disk", "create", "data", "--size-gib", "4")
+	out := s.run("vm", "create", "hello", "--size", "Standard_DC2ads_v5", "--data-disk", "data", "--ssh-key", key+".pub", "--custom-data", custom)
 	s.t.Log("\n" + out)
 	if strings.Contains(out, "\x1b") || strings.Contains(out, "\r") {
 		s.t.Error("control codes, though this is no terminal")
@@ -376,4 +379,5 @@ func testDelete(s *system) {
 		return os.IsNotExist(err) && !paravisor.Alive() && !qemu.Alive()
 	})
 	s.run("vm", "delete", "hello") // again: nothing to do
+	testDataDiskEnd(s)
 }

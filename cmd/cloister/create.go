@@ -54,6 +54,7 @@ written into policies of your own: the release policy of the VM's key and your a
 	f.String("os-disk-encryption", initdata.ModeDiskWithVMGuestState, "DiskWithVMGuestState, VMGuestStateOnly or NonPersistedTPM")
 	f.String("encryption-set", "", "disk encryption set: the VM's disk is under your own key (see: cloister encryption-set)")
 	f.String("key-service", "", "access.json of a key keeper of your own (see: cloister-keys init); it alone has the VM's key")
+	f.StringArray("data-disk", nil, "data disk to attach (see: cloister disk); may be repeated, the first has LUN 0")
 	f.String("zone", "", "availability zone")
 	f.String("admin-user", "azureuser", "administrator's name inside the VM")
 	f.String("ssh-key", "", "file with SSH public keys for the administrator")
@@ -71,6 +72,10 @@ func requestOf(cmd *cobra.Command, name string) (tenant.Request, error) {
 		if *to, err = cmd.Flags().GetString(flag); err != nil {
 			return r, err
 		}
+	}
+	var err error
+	if r.DataDisks, err = cmd.Flags().GetStringArray("data-disk"); err != nil {
+		return r, err
 	}
 	if r.KeyService != "" {
 		var err error

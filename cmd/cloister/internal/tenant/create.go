@@ -31,6 +31,7 @@ type Request struct {
 	AdminUser    string
 	SSHKeys      []string // authorized_keys lines
 	CustomData   []byte
+	DataDisks    []string // names of data disks of the same group, from LUN 0 on
 	// EncryptionSet names a disk encryption set of the same group; "": the disk is under no customer's key.
 	EncryptionSet string
 	// KeyService is the file that tells of a key keeper of the tenant's own; "": the installation's.
@@ -122,6 +123,14 @@ func (t *Tenant) Ask(ctx context.Context, p *Prepared) (*runtime.Poller[armcompu
 	if err != nil {
 		return nil, err
 	}
+	var disks []*armcompute.DataDisk
+	for lun, name := range p.Request.DataDisks {
+		id, err := t.source(ctx, name, "")
+		if err != nil {
+			return nil, err
+		}
+		disks = append(disks, &armcompute.DataDisk{Lun: to.Ptr(int32(lun)), CreateOption: to.Ptr(armcompute.DiskCreateOptionTypesAttach), ManagedDisk: &armcompute.ManagedDiskParameters{ID: id}})
+	}
 	nic, err := t.EnsureNIC(ctx, p.Request.Name, subnet)
 	if err != nil {
 		return nil, err
@@ -144,6 +153,7 @@ func (t *Tenant) Ask(ctx context.Context, p *Prepared) (*runtime.Poller[armcompu
 				OSDisk: &armcompute.OSDisk{CreateOption: to.Ptr(armcompute.DiskCreateOptionTypesFromImage), DeleteOption: to.Ptr(armcompute.DiskDeleteOptionTypesDelete),
 					ManagedDisk: &armcompute.ManagedDiskParameters{StorageAccountType: to.Ptr(armcompute.StorageAccountTypesPremiumLRS),
 						SecurityProfile: &armcompute.VMDiskSecurityProfile{SecurityEncryptionType: &encryption}}},
+				DataDisks: disks,
 			},
 			OSProfile: &armcompute.OSProfile{ComputerName: &r.Name, AdminUsername: to.Ptr(orDefault(r.AdminUser)),
 				LinuxConfiguration: &armcompute.LinuxConfiguration{DisablePasswordAuthentication: to.Ptr(true), SSH: sshConfiguration(orDefault(r.AdminUser), r.SSHKeys)}},
