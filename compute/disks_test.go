@@ -1,14 +1,20 @@
 package compute_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/http"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
 
+	"cloister.dev/cloister/compute"
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/host/api"
 )
@@ -343,4 +349,99 @@ func TestDisksAtTheEnd(t *testing.T) {
 	if _, told := host.disk(disksURL + "never"); told {
 		t.Error("a disk that was never attached lies on a host")
 	}
+}
+
+// Two VMs ask for one disk at the same time: one has it.
+func TestOneDiskIsGivenOnce(t *testing.T) {
+	e := newEnv(t)
+	e.join(8)
+	e.running()
+	two := strings.TrimSuffix(webURL, "web") + "two"
+	e.settle("PUT", two, e.body(e.nic("n2"), with("properties.userData", e.initData(strings.Replace(vmID, "b6", "b7", 1), "two", "DiskWithVMGuestState"))))
+	e.settle("PUT", disksURL+"data", emptyDisk(8))
+	for _, vm := range []string{webURL, two} {
+		e.settle("POST", vm+"/deallocate", "")
+	}
+	for range 3 {
+		var wg sync.WaitGroup
+		got := make([]string, 2)
+		for i, vm := range []string{webURL, two} {
+			wg.Go(func() {
+				status, out, _ := e.call("PATCH", vm, attached(attach(0, disksURL+"data")))
+				code, _, _ := errorOf(out)
+				got[i] = fmt.Sprint(status, code)
+			})
+		}
+		wg.Wait()
+		slices.Sort(got)
+		if !slices.Equal(got, []string{"200", "409ConflictingUserInput"}) {
+			t.Fatalf("got %v, want one VM to have it", got)
+		}
+		for _, vm := range []string{webURL, two} {
+			e.settle("PATCH", vm, attached())
+		}
+	}
+}
+
+// What a host says of disks that are not its own, or of an earlier wish, changes nothing.
+func TestReportsOfOthersDisks(t *testing.T) {
+	const word = "another-token"
+	sum := sha256.Sum256([]byte(word))
+	e := newEnv(t, func(c *compute.Config, _ *compute.Deps) {
+		c.JoinTokens = append(c.JoinTokens, hex.EncodeToString(sum[:]))
+	})
+	host := e.join(8)
+	e.running(with("properties.storageProfile.dataDisks", []any{map[string]any{"lun": 0, "name": "data", "createOption": "Empty", "diskSizeGB": 8}}))
+	e.settle("POST", webURL+"/deallocate", "")
+	e.settle("PATCH", webURL, attached())
+	host.set(func() { host.diskHold = true })
+	status, out, h := e.call("DELETE", disksURL+"data", "")
+	if status != 202 {
+		t.Fatal(out)
+	}
+	other, _, err := e.certificate("host-2", word)
+	if err != nil {
+		t.Fatal(err)
+	}
+	osDisk := e.want(200, "GET", webURL, "")["properties"].(map[string]any)["storageProfile"].(map[string]any)["osDisk"].(map[string]any)["managedDisk"].(map[string]any)["id"].(string)
+	e.until(disksURL+"data", `"provisioningState":"Deleting"`)
+	var told api.DiskSpec
+	for told.Generation == 0 || !told.Deleted {
+		told, _ = host.disk(disksURL + "data")
+		runtime.Gosched()
+	}
+	right := api.DiskStatus{ID: told.ID, Resource: told.Resource, Generation: told.Generation, State: api.DiskDeleted}
+	for name, change := range map[string]func(*api.DiskStatus) *api.Client{
+		"another host":       func(*api.DiskStatus) *api.Client { return other },
+		"an earlier wish":    func(s *api.DiskStatus) *api.Client { s.Generation--; return host.client },
+		"another disk's id":  func(s *api.DiskStatus) *api.Client { s.ID = vmID; return host.client },
+		"an OS disk":         func(s *api.DiskStatus) *api.Client { s.Resource = strings.ToLower(osDisk); return host.client },
+		"no resource":        func(s *api.DiskStatus) *api.Client { s.Resource = ""; return host.client },
+		"one that is not":    func(s *api.DiskStatus) *api.Client { s.Resource += "x"; return host.client },
+		"ready, not deleted": func(s *api.DiskStatus) *api.Client { s.State = "gone"; return host.client },
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := right
+			client := change(&st)
+			facts := host.facts
+			if client == other {
+				facts.Name = "host-2"
+			}
+			if _, err := client.Report(t.Context(), api.Report{Host: facts, Disks: []api.DiskStatus{st}}); err != nil {
+				t.Fatal(err)
+			}
+			if got := jsonText(e.want(200, "GET", disksURL+"data", "")); !strings.Contains(got, `"provisioningState":"Deleting"`) {
+				t.Error(got)
+			}
+			e.want(200, "GET", osDisk, "")
+		})
+	}
+	t.Run("positive twin", func(t *testing.T) {
+		if _, err := host.client.Report(t.Context(), api.Report{Host: host.facts, Disks: []api.DiskStatus{right}}); err != nil {
+			t.Fatal(err)
+		}
+		if s, out := e.wait(h); s != "Succeeded" {
+			t.Error(out)
+		}
+	})
 }

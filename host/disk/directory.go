@@ -248,15 +248,7 @@ func (d *Directory) Delete(_ context.Context, id string) error {
 		return err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	zeros := make([]byte, min(info.Size(), keyArea))
-	if _, err := f.WriteAt(zeros, 0); err != nil {
-		return fmt.Errorf("destroying the keys of disk %s: %w", id, err)
-	}
-	if err := f.Sync(); err != nil {
+	if err := destroyKeys(f); err != nil {
 		return fmt.Errorf("destroying the keys of disk %s: %w", id, err)
 	}
 	afterKeyWipe.Hit()
@@ -264,6 +256,31 @@ func (d *Directory) Delete(_ context.Context, id string) error {
 		return err
 	}
 	return d.sync()
+}
+
+// destroyKeys overwrites what was ever written to the key area. Holes stay: a full file system must not keep a disk alive.
+func destroyKeys(f *os.File) error {
+	zeros := make([]byte, 1<<20)
+	for at := int64(0); at < keyArea; {
+		from, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			break // only a hole is left
+		}
+		if err != nil {
+			return err
+		}
+		to, err := unix.Seek(int(f.Fd()), from, unix.SEEK_HOLE)
+		if err != nil {
+			return err
+		}
+		for to = min(to, keyArea); from < to; from += int64(len(zeros)) {
+			if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), to-from)], from); err != nil {
+				return err
+			}
+		}
+		at = max(to, from)
+	}
+	return f.Sync()
 }
 
 // Open implements Store.

@@ -98,6 +98,7 @@ func Conformance(t *testing.T, open func(t *testing.T) disk.Store) {
 		{"a deleted disk is gone, and its keys before it", func(t *testing.T, s disk.Store) {
 			create(t, s, A, size, disk.Source{Kind: disk.FromEmpty})
 			write(t, s, A, "LUKS\xba\xbe and key slots")
+			writeAt(t, s, A, "a partition's key slots", 17<<20)
 			w, r, err := s.Open(ctx, A)
 			must(t, err)
 			must(t, w.Close())
@@ -105,6 +106,9 @@ func Conformance(t *testing.T, open func(t *testing.T) disk.Store) {
 			got := make([]byte, 64)
 			if _, err := r.ReadAt(got, 0); err != nil || !bytes.Equal(got, make([]byte, 64)) {
 				t.Errorf("who still had it open reads %q, %v", got, err)
+			}
+			if _, err := r.ReadAt(got, 17<<20); err != nil || !bytes.Equal(got, make([]byte, 64)) {
+				t.Errorf("and of a partition %q, %v", got, err)
 			}
 			must(t, r.Close())
 			must(t, s.Delete(ctx, A))
@@ -165,7 +169,12 @@ func with(t *testing.T, s disk.Store, id string, do func(w, r *os.File) error) {
 
 func write(t *testing.T, s disk.Store, id, text string) {
 	t.Helper()
-	with(t, s, id, func(w, _ *os.File) error { _, err := w.WriteAt([]byte(text), 0); return err })
+	writeAt(t, s, id, text, 0)
+}
+
+func writeAt(t *testing.T, s disk.Store, id, text string, at int64) {
+	t.Helper()
+	with(t, s, id, func(w, _ *os.File) error { _, err := w.WriteAt([]byte(text), at); return err })
 }
 
 func read(t *testing.T, s disk.Store, id string, at, n int64) []byte {
