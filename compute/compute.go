@@ -151,7 +151,7 @@ func New(c Config, d Deps) (*Server, error) {
 		Location: c.Location, Zones: c.Zones, Limits: c.Quota, Cap: c.Cap, CPUModel: c.CPUModel, Attest: c.Attest, KeyService: c.Keys,
 		Keys: d.Keys, Maker: d.Maker, Now: d.Now, Wait: d.AnswerWait, Log: d.Log,
 	}
-	disks.Idle = vms.Idle
+	disks.Idle, disks.Grown, disks.Authorize = vms.Idle, vms.Grown, c.Roles.Allowed
 	deployments := &deployment.Service{DB: db, Store: store.Of[deployment.Deployment](db, "deployment"), Sources: store.Of[deployment.Source](db, "deploymentsource"), Owners: store.Of[time.Time](db, "deploymentowner"),
 		Groups: groups, Operations: ops, Endpoint: c.Endpoint, TenantID: c.TenantID, Now: d.Now, Log: d.Log,
 		Environment: map[string]any{"name": "Cloister", "resourceManager": c.Endpoint + "/", "authentication": map[string]any{"loginEndpoint": c.Authority + "/", "tenant": c.TenantID}, "suffixes": map[string]any{"keyvaultDns": "." + c.VaultSuffix}}}

@@ -17,6 +17,8 @@ import (
 	"cloister.dev/cloister/compute"
 	"cloister.dev/cloister/evidence"
 	"cloister.dev/cloister/host/api"
+	"cloister.dev/cloister/identity/identitytest"
+	"cloister.dev/cloister/identity/roles"
 )
 
 const (
@@ -147,9 +149,12 @@ func TestDisksByAzureSDK(t *testing.T) {
 	if a.SizeGiB != 16 || a.Kind != api.KindDisk || a.From != "" || b.Kind != api.KindSnapshot || b.From != a.ID || c.From != b.ID || c.SizeGiB != 32 {
 		t.Errorf("the host was told %+v, %+v, %+v", a, b, c)
 	}
+	if got := must[armcompute.VirtualMachinesClientGetResponse](t)(vms.Get(ctx, "g", "web", nil)).Properties.StorageProfile.DataDisks; len(got) != 1 || *got[0].DiskSizeGB != 16 {
+		t.Errorf("the VM's data disks after the disk grew: %s", jsonText(got))
+	}
 	stp, err := vms.BeginStart(ctx, "g", "web", nil)
 	done(t, stp, err)
-	if got := host.spec(vmID); len(got.DataDisks) != 1 || got.DataDisks[0] != (api.DataDisk{LUN: 2, DiskID: a.ID}) || got.TempDiskGiB != 0 {
+	if got := host.spec(vmID); len(got.DataDisks) != 1 || got.DataDisks[0] != (api.DataDisk{LUN: 2, DiskID: a.ID, Disk: api.Disk{Name: "data", ID: *data.ID, SizeGiB: 16, StorageType: "Premium_LRS", Caching: "None"}}) || got.TempDiskGiB != 0 {
 		t.Errorf("spec: %s", jsonText(got))
 	}
 	for pager := snapshots.NewListByResourceGroupPager("g", nil); pager.More(); {
@@ -211,7 +216,7 @@ func TestDiskRefused(t *testing.T) {
 		{"a copy without a source", "PUT", disksURL + "x", edit("Empty", "Copy"), 400, "InvalidParameter", "sourceResourceId"},
 		{"a copy of nothing", "PUT", disksURL + "x", copyOf(disksURL + "none"), 404, "NotFound", "was not found"},
 		{"SVC-12 a copy of a path", "PUT", disksURL + "x", copyOf(disksURL + "../../x"), 400, "LinkedInvalidPropertyId", "wrong number of parts"},
-		{"a copy of another subscription's disk", "PUT", disksURL + "x", copyOf(strings.Replace(disksURL, sub, "00000000-0000-0000-0000-00000000000b", 1) + "data"), 404, "NotFound", "was not found"},
+		{"a copy of another subscription's disk", "PUT", disksURL + "x", copyOf(strings.Replace(disksURL, sub, "00000000-0000-0000-0000-00000000000b", 1) + "data"), 403, "LinkedAuthorizationFailed", "linked scope"},
 		{"a copy of an OS disk", "PUT", disksURL + "x", copyOf(osDisk), 409, "OperationNotAllowed", "refused for guest state"},
 		{"a snapshot of an OS disk", "PUT", snapshotsURL + "x", copyOf(osDisk), 409, "OperationNotAllowed", "refused for guest state"},
 		{"an incremental snapshot", "PUT", snapshotsURL + "x", strings.Replace(copyOf(disksURL+"data"), `{"creationData"`, `{"incremental":true,"creationData"`, 1), 400, "InvalidParameter", "whole one"},
@@ -219,6 +224,7 @@ func TestDiskRefused(t *testing.T) {
 		{"a snapshot larger than its source", "PUT", snapshotsURL + "x", strings.Replace(copyOf(disksURL+"data"), `{"creationData"`, `{"diskSizeGB":9,"creationData"`, 1), 400, "InvalidParameter", "as large as its source"},
 		{"a copy smaller than its source", "PUT", disksURL + "x", strings.Replace(copyOf(disksURL+"data"), `{"creationData"`, `{"diskSizeGB":4,"creationData"`, 1), 409, "ResizeDiskError", "the source has 8"},
 		{"shrinking", "PATCH", disksURL + "data", `{"properties":{"diskSizeGB":7}}`, 409, "ResizeDiskError", "never shrinks"},
+		{"another SKU for an OS disk", "PATCH", osDisk, `{"sku":{"name":"Standard_LRS"}}`, 409, "PropertyChangeNotAllowed", "sku.name"},
 		{"growing an OS disk", "PATCH", osDisk, `{"properties":{"diskSizeGB":100}}`, 409, "PropertyChangeNotAllowed", "only data disks"},
 		{"changing the source", "PUT", disksURL + "data", copyOf(disksURL + "x"), 409, "PropertyChangeNotAllowed", "createOption"},
 		{"patching nothing", "PATCH", disksURL + "none", `{"tags":{}}`, 404, "ResourceNotFound", "none"},
@@ -442,6 +448,52 @@ func TestReportsOfOthersDisks(t *testing.T) {
 		}
 		if s, out := e.wait(h); s != "Succeeded" {
 			t.Error(out)
+		}
+	})
+}
+
+// Who may write to one group only gets at no disk of another: not by a copy, not by attaching it.
+func TestDisksOfOthersGroups(t *testing.T) {
+	part := identitytest.OtherIDs[0]
+	mine := "/subscriptions/" + sub + "/resourceGroups/mine"
+	e := newEnv(t, func(c *compute.Config, _ *compute.Deps) {
+		c.Roles = append(c.Roles, roles.List{{PrincipalID: part, Role: "Contributor", Scope: mine}}...)
+	})
+	e.join(8)
+	e.running()
+	e.want(201, "PUT", mine, `{"location":"local"}`)
+	mineDisks := strings.Replace(disksURL, group, mine, 1)
+	e.settle("PUT", disksURL+"theirs", emptyDisk(8))
+	e.settle("PUT", mineDisks+"own", emptyDisk(8))
+	as := e.as(part)
+	vm := mine + "/providers/Microsoft.Compute/virtualMachines/web"
+	newVM := func(disk string) string {
+		return e.body(group+"/providers/Microsoft.Network/networkInterfaces/n", with("properties.storageProfile.dataDisks", []any{map[string]any{"lun": 0, "createOption": "Attach", "managedDisk": map[string]any{"id": disk}}}))
+	}
+	for _, r := range []struct{ name, url, body, action string }{
+		{"copying a disk", mineDisks + "x", copyOf(disksURL + "theirs"), "Microsoft.Compute/disks/beginGetAccess/action"},
+		{"copying one that is not there, which is not told", mineDisks + "x", copyOf(disksURL + "none"), "Microsoft.Compute/disks/beginGetAccess/action"},
+		{"a snapshot of a disk", strings.Replace(snapshotsURL, group, mine, 1) + "x", copyOf(disksURL + "theirs"), "Microsoft.Compute/disks/beginGetAccess/action"},
+		{"a new VM with the disk", vm, newVM(disksURL + "theirs"), "Microsoft.Compute/disks/write"},
+	} {
+		t.Run(r.name, func(t *testing.T) {
+			status, out, _ := e.call("PUT", r.url, r.body, as)
+			if code, message, _ := errorOf(out); status != 403 || code != "LinkedAuthorizationFailed" || !strings.Contains(message, "'"+r.action+"'") {
+				t.Errorf("%d %v", status, out)
+			}
+		})
+	}
+	for name, body := range map[string]string{"read": "GET", "delete": "DELETE"} {
+		if status, out, _ := e.call(body, disksURL+"theirs", "", as); status != 403 {
+			t.Errorf("%s: %d %v", name, status, out)
+		}
+	}
+	t.Run("positive twin", func(t *testing.T) {
+		if status, out, _ := e.call("PUT", mineDisks+"x", copyOf(mineDisks+"own"), as); status != 200 {
+			t.Errorf("%d %v", status, out)
+		}
+		if _, out, _ := e.call("PUT", vm, newVM(mineDisks+"own"), as); strings.Contains(jsonText(out), "LinkedAuthorizationFailed") {
+			t.Errorf("%v", out)
 		}
 	})
 }

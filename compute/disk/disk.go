@@ -6,6 +6,7 @@ package disk
 
 import (
 	"context"
+	"net/http"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"cloister.dev/cloister/compute/scheduler"
 	"cloister.dev/cloister/compute/tracked"
 	"cloister.dev/cloister/host/api"
+	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/internal/failpoint"
 	"cloister.dev/cloister/store"
 )
@@ -126,6 +128,19 @@ type Service struct {
 	Now        func() time.Time
 	// Idle tells whether a VM is deallocated, and holds the transaction to that. The error says why it is not.
 	Idle func(ctx context.Context, tx *store.Txn, vmKey string) error
+	// Grown is Idle, and notes the new size of a disk with its VM.
+	Grown func(ctx context.Context, tx *store.Txn, vmKey, uniqueID string, gib int) error
+	// Authorize asks for a caller's roles at what a request links to.
+	Authorize func(p *identity.Principal, action, scope string) error
+}
+
+// MayUse refuses a caller without the right to do an action to a disk that the request names: a role where the request goes says nothing
+// about there.
+func (s *Service) MayUse(p *identity.Principal, action string, disk arm.ID) error {
+	if s.Authorize(p, action, disk.String()) == nil {
+		return nil
+	}
+	return arm.Errorf(http.StatusForbidden, "LinkedAuthorizationFailed", "The client '%s' does not have permission to perform action '%s' on the linked scope '%s'.", p.ObjectID, action, disk)
 }
 
 func (s *Service) kind() tracked.Kind[Disk] {

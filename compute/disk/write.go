@@ -82,7 +82,7 @@ func (s *Service) create(ctx context.Context, r *arm.Request, b body) (*arm.Resp
 	if len(b.Zones) > 0 {
 		d.Zone = b.Zones[0]
 	}
-	source, missing, err := s.source(ctx, id, b)
+	source, missing, err := s.source(ctx, r, b)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func (s *Service) create(ctx context.Context, r *arm.Request, b body) (*arm.Resp
 }
 
 // source reads what a copy is to be made of; missing says what is wrong with its name.
-func (s *Service) source(ctx context.Context, id arm.ID, b body) (it *store.Item[Disk], missing *arm.Error, err error) {
+func (s *Service) source(ctx context.Context, r *arm.Request, b body) (it *store.Item[Disk], missing *arm.Error, err error) {
 	c := b.Properties.Creation
 	if c.Option != Copy || c.Source == "" {
 		return nil, nil, nil
@@ -113,8 +113,11 @@ func (s *Service) source(ctx context.Context, id arm.ID, b body) (it *store.Item
 			return nil, arm.AsError(err).At("properties.creationData.sourceResourceId"), nil
 		}
 	}
+	if err := s.MayUse(r.Principal, from.Type+"/beginGetAccess/action", from); err != nil {
+		return nil, nil, err
+	}
 	found, err := s.of(from.Key()).Get(ctx, from.Key())
-	if errors.Is(err, store.ErrNotFound) || err == nil && !strings.EqualFold(from.Subscription, id.Subscription) {
+	if errors.Is(err, store.ErrNotFound) || err == nil && !strings.EqualFold(from.Subscription, r.ID().Subscription) {
 		return nil, arm.Errorf(http.StatusNotFound, "NotFound", "The source '%s' was not found.", c.Source).At("properties.creationData.sourceResourceId"), nil
 	}
 	return &found, nil, err
@@ -247,7 +250,7 @@ func (s *Service) change(ctx context.Context, r *arm.Request, b body, it store.I
 			return nil, arm.Errorf(http.StatusConflict, "OperationNotAllowed", "Disk '%s' can't be resized now: %s.", d.Meta.ID.Name, why).At("properties.diskSizeGB")
 		}
 		if d.VM != "" {
-			if err := s.Idle(ctx, tx, arm.Key(d.VM)); err != nil {
+			if err := s.Grown(ctx, tx, arm.Key(d.VM), d.UniqueID, n); err != nil {
 				return nil, err
 			}
 		}
@@ -285,6 +288,9 @@ func (d Disk) unchangeable(b body) []arm.Detail {
 	option := orElse(d.Option, "FromImage")
 	same("properties.creationData.createOption", b.Properties.Creation.Option, option)
 	same("properties.creationData.sourceResourceId", b.Properties.Creation.Source, d.Source)
+	if d.OS() {
+		same("sku.name", b.SKU.Name, d.StorageType)
+	}
 	add := func(code, target, format string, args ...any) {
 		all = append(all, arm.Detail{Code: code, Target: target, Message: fmt.Sprintf(format, args...)})
 	}

@@ -22,6 +22,7 @@ import (
 	"cloister.dev/cloister/compute/tracked"
 	"cloister.dev/cloister/evidence/initdata"
 	"cloister.dev/cloister/host/api"
+	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/store"
 )
 
@@ -77,7 +78,7 @@ func (s *Service) create(ctx context.Context, r *arm.Request, b body) (*arm.Resp
 	for _, h := range hosts {
 		launchers = append(launchers, h.Value.Launcher)
 	}
-	req, facts, err := s.lookUp(ctx, id, b, launchers)
+	req, facts, err := s.lookUp(ctx, r.Principal, id, b, launchers)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +178,7 @@ type facts struct {
 }
 
 // lookUp finds everything that the request names and puts it before the rules.
-func (s *Service) lookUp(ctx context.Context, id arm.ID, b body, launchers []string) (rules.VM, facts, error) {
+func (s *Service) lookUp(ctx context.Context, caller *identity.Principal, id arm.ID, b body, launchers []string) (rules.VM, facts, error) {
 	p := b.Properties
 	req := rules.VM{
 		Size: p.HardwareProfile.VMSize, Location: arm.Location(b.Location), Zones: b.Zones,
@@ -227,7 +228,7 @@ func (s *Service) lookUp(ctx context.Context, id arm.ID, b body, launchers []str
 		f.nics = append(f.nics, it)
 	}
 	var err error
-	if req.DataDisks, f.disks, err = s.dataDisks(ctx, id, p.StorageProfile.DataDisks, nil); err != nil {
+	if req.DataDisks, f.disks, err = s.dataDisks(ctx, caller, id, p.StorageProfile.DataDisks, nil); err != nil {
 		return req, f, err
 	}
 	if p.UserData != "" {
@@ -476,7 +477,7 @@ func (s *Service) change(ctx context.Context, r *arm.Request, b body, tags func(
 			return nil, err
 		}
 		tx := s.DB.Txn()
-		if err := s.changeDataDisks(ctx, tx, v, b.Properties.StorageProfile.DataDisks); err != nil {
+		if err := s.changeDataDisks(ctx, r.Principal, tx, v, b.Properties.StorageProfile.DataDisks); err != nil {
 			return nil, err
 		}
 		tags(v)

@@ -14,6 +14,7 @@ import (
 	"cloister.dev/cloister/compute/rules"
 	"cloister.dev/cloister/compute/scheduler"
 	"cloister.dev/cloister/compute/tracked"
+	"cloister.dev/cloister/identity"
 	"cloister.dev/cloister/store"
 )
 
@@ -39,7 +40,7 @@ type dataDiskBody struct {
 	} `json:"managedDisk"`
 }
 
-// dataDisksWire are the data disks as clients read them. Their sizes are told by the disks.
+// dataDisksWire are the data disks as clients read them.
 func (v VM) dataDisksWire() []any {
 	out := []any{}
 	for _, d := range v.DataDisks {
@@ -50,7 +51,7 @@ func (v VM) dataDisksWire() []any {
 		if d.Delete {
 			remove = "Delete"
 		}
-		out = append(out, map[string]any{"lun": d.LUN, "name": d.ID.Name, "createOption": option, "caching": d.Caching, "deleteOption": remove, "toBeDetached": false,
+		out = append(out, map[string]any{"lun": d.LUN, "name": d.ID.Name, "createOption": option, "caching": d.Caching, "deleteOption": remove, "toBeDetached": false, "diskSizeGB": d.SizeGiB,
 			"managedDisk": map[string]any{"id": d.ID.String(), "storageAccountType": d.StorageType}})
 	}
 	return out
@@ -61,11 +62,10 @@ type dataDisk struct {
 	want DataDisk
 	kept bool
 	item *store.Item[disk.Disk] // to be attached; nil when it is to be made
-	size int                    // of one that is to be made, GiB
 }
 
 // dataDisks looks up the data disks that a request names, for a VM that has some already, and puts them before the rules.
-func (s *Service) dataDisks(ctx context.Context, vm arm.ID, bodies []dataDiskBody, have []DataDisk) ([]rules.DataDisk, []dataDisk, error) {
+func (s *Service) dataDisks(ctx context.Context, p *identity.Principal, vm arm.ID, bodies []dataDiskBody, have []DataDisk) ([]rules.DataDisk, []dataDisk, error) {
 	var asked []rules.DataDisk
 	var found []dataDisk
 	for _, b := range bodies {
@@ -80,7 +80,7 @@ func (s *Service) dataDisks(ctx context.Context, vm arm.ID, bodies []dataDiskBod
 			return d.ID.Key() == id.Key() || id.Name == "" && b.CreateOption != "Attach" && b.LUN != nil && d.LUN == *b.LUN
 		})
 		rule := rules.DataDisk{LUN: b.LUN, Name: id.Name, CreateOption: b.CreateOption, SizeGiB: b.SizeGB, Kept: i >= 0, Detach: b.ToBeDetached}
-		d := dataDisk{kept: rule.Kept, size: b.SizeGB}
+		d := dataDisk{kept: rule.Kept}
 		switch {
 		case rule.Kept:
 			d.want = have[i]
@@ -99,7 +99,12 @@ func (s *Service) dataDisks(ctx context.Context, vm arm.ID, bodies []dataDiskBod
 			if err := arm.CheckName(id.Name); err != nil {
 				return nil, nil, err
 			}
-			d.want = DataDisk{ID: id, StorageType: orElse(b.ManagedDisk.StorageType, "Standard_LRS"), Caching: orElse(b.Caching, "None"), Made: b.CreateOption == "Empty", Delete: b.DeleteOption == "Delete"}
+			d.want = DataDisk{ID: id, StorageType: orElse(b.ManagedDisk.StorageType, "Standard_LRS"), Caching: orElse(b.Caching, "None"), Made: b.CreateOption == "Empty", Delete: b.DeleteOption == "Delete", SizeGiB: b.SizeGB}
+			if b.CreateOption == "Attach" {
+				if err := s.Disks.MayUse(p, disk.Type+"/write", id); err != nil {
+					return nil, nil, err
+				}
+			}
 			it, err := s.Disks.Store.Get(ctx, id.Key())
 			if err != nil && !errors.Is(err, store.ErrNotFound) {
 				return nil, nil, err
@@ -107,7 +112,7 @@ func (s *Service) dataDisks(ctx context.Context, vm arm.ID, bodies []dataDiskBod
 			if err == nil && arm.Key(id.Subscription) == arm.Key(vm.Subscription) {
 				v := it.Value
 				rule.Found, rule.OS, rule.UsedBy, rule.Busy, rule.Zone, rule.Host = true, v.OS(), v.VM, v.Busy(), v.Zone, v.Host
-				d.item, d.want.ID, d.want.UniqueID, d.want.StorageType = &it, v.Meta.ID, v.UniqueID, v.StorageType
+				d.item, d.want.ID, d.want.UniqueID, d.want.StorageType, d.want.SizeGiB = &it, v.Meta.ID, v.UniqueID, v.StorageType, v.SizeGiB
 			}
 		}
 		if b.LUN != nil {
@@ -140,7 +145,7 @@ func (s *Service) attachIn(tx *store.Txn, v *VM, disks []dataDisk) {
 			d.want.UniqueID = uuid.NewString()
 			s.Disks.Store.CreateIn(tx, d.want.ID.Key(), disk.Disk{
 				Meta:     tracked.Meta{ID: d.want.ID, Location: s.Location, Tags: v.Meta.Tags, Etag: tracked.NewEtag(), Created: s.Now().UTC()},
-				UniqueID: d.want.UniqueID, SizeGiB: d.size, StorageType: d.want.StorageType, Zone: v.Zone, Option: disk.Empty, VM: v.Meta.ID.String(), Host: v.Host, Generation: 1})
+				UniqueID: d.want.UniqueID, SizeGiB: d.want.SizeGiB, StorageType: d.want.StorageType, Zone: v.Zone, Option: disk.Empty, VM: v.Meta.ID.String(), Host: v.Host, Generation: 1})
 		default:
 			it := *d.item
 			it.Value.VM, it.Value.Meta.Etag = v.Meta.ID.String(), tracked.NewEtag()
@@ -177,11 +182,11 @@ func (s *Service) leaveIn(ctx context.Context, tx *store.Txn, disks []DataDisk, 
 }
 
 // changeDataDisks brings a VM's data disks to what a request lists. Nil bodies change nothing.
-func (s *Service) changeDataDisks(ctx context.Context, tx *store.Txn, v *VM, bodies []dataDiskBody) error {
+func (s *Service) changeDataDisks(ctx context.Context, p *identity.Principal, tx *store.Txn, v *VM, bodies []dataDiskBody) error {
 	if bodies == nil {
 		return nil
 	}
-	asked, found, err := s.dataDisks(ctx, v.Meta.ID, bodies, v.DataDisks)
+	asked, found, err := s.dataDisks(ctx, p, v.Meta.ID, bodies, v.DataDisks)
 	if err != nil {
 		return err
 	}
@@ -224,16 +229,40 @@ func (s *Service) readyIn(ctx context.Context, tx *store.Txn, v *VM) error {
 	return nil
 }
 
+// idle reads a VM that is deallocated, or says why it is not.
+func (s *Service) idle(ctx context.Context, vmKey string) (store.Item[VM], error) {
+	it, err := s.VMs.Get(ctx, vmKey)
+	if err == nil && (!it.Value.Released || it.Value.Deleting) {
+		err = arm.Errorf(http.StatusConflict, "OperationNotAllowed", "The disk is attached to VM '%s', which is not deallocated: what it writes meanwhile would be torn. Deallocate the VM, or detach the disk, first.", it.Value.Meta.ID.Name)
+	}
+	return it, err
+}
+
 // Idle is for disk.Service: whether a VM is deallocated.
 func (s *Service) Idle(ctx context.Context, tx *store.Txn, vmKey string) error {
-	it, err := s.VMs.Get(ctx, vmKey)
+	it, err := s.idle(ctx, vmKey)
 	if err != nil {
 		return err
 	}
-	if !it.Value.Released || it.Value.Deleting {
-		return arm.Errorf(http.StatusConflict, "OperationNotAllowed", "The disk is attached to VM '%s', which is not deallocated: what it writes meanwhile would be torn. Deallocate the VM, or detach the disk, first.", it.Value.Meta.ID.Name)
-	}
 	s.VMs.UnchangedIn(tx, it)
+	return nil
+}
+
+// Grown is for disk.Service: it is Idle, and notes the new size of a disk.
+func (s *Service) Grown(ctx context.Context, tx *store.Txn, vmKey, uniqueID string, gib int) error {
+	it, err := s.idle(ctx, vmKey)
+	if err != nil {
+		return err
+	}
+	it.Value.DataDisks = slices.Clone(it.Value.DataDisks)
+	for i, d := range it.Value.DataDisks {
+		if d.UniqueID == uniqueID {
+			it.Value.DataDisks[i].SizeGiB = gib
+		}
+	}
+	it.Value.Generation++
+	it.Value.Meta.Etag = tracked.NewEtag()
+	s.VMs.UpdateIn(tx, it)
 	return nil
 }
 

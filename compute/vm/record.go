@@ -107,6 +107,7 @@ type DataDisk struct {
 	LUN         int    `json:"lun"`
 	ID          arm.ID `json:"id"`
 	UniqueID    string `json:"uniqueId"` // of the disk, on its host
+	SizeGiB     int    `json:"sizeGiB"`
 	StorageType string `json:"storageType"`
 	Caching     string `json:"caching"`
 	Made        bool   `json:"made,omitempty"`   // with the VM's request: createOption Empty
@@ -231,7 +232,7 @@ func (v VM) Spec() api.VMSpec {
 	size, _ := catalog.Lookup(v.Size) // checked when the VM was made
 	spec.TempDiskGiB = size.TempGiB
 	for _, d := range v.DataDisks {
-		spec.DataDisks = append(spec.DataDisks, api.DataDisk{LUN: d.LUN, DiskID: d.UniqueID})
+		spec.DataDisks = append(spec.DataDisks, api.DataDisk{LUN: d.LUN, DiskID: d.UniqueID, Made: d.Made, Disk: api.Disk{Name: d.ID.Name, ID: d.ID.String(), SizeGiB: d.SizeGiB, StorageType: d.StorageType, Caching: d.Caching}})
 	}
 	for _, n := range v.NICs {
 		spec.NICs = append(spec.NICs, n.Wire)

@@ -111,7 +111,7 @@ type Image struct {
 	ID      string `json:"id,omitempty"` // resource id, for the metadata service
 }
 
-// Disk is an OS disk.
+// Disk is an OS disk, or what the tenant calls a data disk.
 type Disk struct {
 	Name        string `json:"name"`
 	ID          string `json:"id"`
@@ -127,6 +127,10 @@ const MaxLUN = 63
 type DataDisk struct {
 	LUN    int    `json:"lun"`    // 0 to MaxLUN, once in a VM
 	DiskID string `json:"diskId"` // of a DiskSpec; the VM's start waits for it
+
+	// For the metadata service.
+	Disk Disk `json:"disk,omitzero"`
+	Made bool `json:"made,omitempty"` // with the VM
 }
 
 // Kinds of managed disks.

@@ -18,6 +18,7 @@ func source() Source {
 	return Source{
 		Spec: func() api.VMSpec {
 			return api.VMSpec{VMID: "0e4a1b7c-0000-4000-8000-000000000001", Name: "web", Location: "local", SecureBoot: true, Tags: map[string]string{"a": "b"},
+				TempDiskGiB: 75, DataDisks: []api.DataDisk{{LUN: 3, DiskID: "u", Disk: api.Disk{Name: "data", ID: "/d/data", SizeGiB: 8, StorageType: "Premium_LRS", Caching: "None"}}},
 				NICs: []api.NIC{{MAC: "525400000001", PrivateIP: "10.0.0.4", Prefix: "10.0.0.0/24"}}}
 		},
 		Chain: func(context.Context) (*Chain, error) {
@@ -55,6 +56,9 @@ func TestHandler(t *testing.T) {
 		{"the whole document", "GET", "/metadata/instance" + v, "", nil, 200, `"vmId":"0e4a1b7c-0000-4000-8000-000000000001"`},
 		{"booleans are texts", "GET", "/metadata/instance/compute/securityProfile" + v, "", nil, 200, `"secureBootEnabled":"true"`},
 		{"a part", "GET", "/metadata/instance/network" + v, "", nil, 200, `"macAddress":"525400000001"`},
+		{"a data disk", "GET", "/metadata/instance/compute/storageProfile/dataDisks/0/managedDisk" + v, "", nil, 200, `{"id":"/d/data","storageAccountType":"Premium_LRS"}`},
+		{"its LUN is a text", "GET", "/metadata/instance/compute/storageProfile/dataDisks/0" + v, "", nil, 200, `"diskSizeGB":"8","image":{"uri":""},"isSharedDisk":"false","isUltraDisk":"false","lun":"3"`},
+		{"the temporary disk, in KiB", "GET", "/metadata/instance/compute/storageProfile/resourceDisk/size" + v + "&format=text", "", nil, 200, "78643200"},
 		{"a leaf as text", "GET", "/metadata/instance/compute/name" + v + "&format=text", "", nil, 200, "web"},
 		{"into a list", "GET", "/metadata/instance/network/interface/0/macAddress" + v + "&format=text", "", nil, 200, "525400000001"},
 		{"versions need no version", "GET", "/metadata/versions", "", nil, 200, "2021-12-13"},

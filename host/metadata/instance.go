@@ -48,16 +48,31 @@ func Instance(s api.VMSpec) map[string]any {
 			"priority":  "Regular", "provider": "Microsoft.Compute", "publicKeys": keys, "publisher": "", "resourceGroupName": s.ResourceGroup, "resourceId": s.ResourceID,
 			"securityProfile": map[string]any{"secureBootEnabled": strconv.FormatBool(s.SecureBoot), "virtualTpmEnabled": "true", "encryptionAtHost": "false", "securityType": "ConfidentialVM"},
 			"sku":             "", "storageProfile": map[string]any{
-				"dataDisks":      []any{},
+				"dataDisks":      dataDisks(s),
 				"imageReference": map[string]any{"id": s.Image.ID, "offer": "", "publisher": "", "sku": "", "version": s.Image.Version},
 				"osDisk": map[string]any{"caching": s.OSDisk.Caching, "createOption": "FromImage", "diskSizeGB": strconv.Itoa(s.OSDisk.SizeGiB), "name": s.OSDisk.Name, "osType": "Linux",
 					"managedDisk": map[string]any{"id": s.OSDisk.ID, "storageAccountType": s.OSDisk.StorageType}},
-				"resourceDisk": map[string]any{"size": "0"}},
+				"resourceDisk": map[string]any{"size": strconv.Itoa(s.TempDiskGiB << 20)}},
 			"subscriptionId": s.Subscription, "tags": strings.Join(tags, ";"), "tagsList": tagsList, "userData": s.UserData, "version": s.Image.Version,
 			"vmId": s.VMID, "vmScaleSetName": "", "vmSize": s.SizeName, "zone": s.Zone,
 		},
 		"network": map[string]any{"interface": nics},
 	}
+}
+
+// dataDisks are the data disks; all values are texts.
+func dataDisks(s api.VMSpec) []any {
+	out := []any{}
+	for _, d := range s.DataDisks {
+		option := "Attach"
+		if d.Made {
+			option = "Empty"
+		}
+		out = append(out, map[string]any{"lun": strconv.Itoa(d.LUN), "name": d.Disk.Name, "caching": d.Disk.Caching, "createOption": option, "diskSizeGB": strconv.Itoa(d.Disk.SizeGiB),
+			"isSharedDisk": "false", "isUltraDisk": "false", "writeAcceleratorEnabled": "false", "image": map[string]any{"uri": ""}, "vhd": map[string]any{"uri": ""},
+			"managedDisk": map[string]any{"id": d.Disk.ID, "storageAccountType": d.Disk.StorageType}})
+	}
+	return out
 }
 
 func subnet(cidr string) (address, prefix string) {
