@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -496,4 +497,66 @@ func TestDisksOfOthersGroups(t *testing.T) {
 			t.Errorf("%v", out)
 		}
 	})
+}
+
+// The call that names only what changes, as newer clients make it.
+func TestAttachDetachDataDisks(t *testing.T) {
+	e := newEnv(t)
+	host := e.join(8)
+	e.running()
+	for _, name := range []string{"a", "b", "c"} {
+		e.settle("PUT", disksURL+name, emptyDisk(8))
+	}
+	ctx := t.Context()
+	vms := must[*armcompute.VirtualMachinesClient](t)(armcompute.NewVirtualMachinesClient(sub, e, e.options()))
+	change := func(r armcompute.AttachDetachDataDisksRequest) []string {
+		t.Helper()
+		p, err := vms.BeginAttachDetachDataDisks(ctx, "g", "web", r, nil)
+		var luns []string
+		for _, d := range done(t, p, err).DataDisks {
+			luns = append(luns, fmt.Sprintf("%s@%d", *d.Name, *d.Lun))
+		}
+		return luns
+	}
+	add := func(name string, lun *int32) *armcompute.DataDisksToAttach {
+		return &armcompute.DataDisksToAttach{DiskID: to.Ptr(disksURL + name), Lun: lun}
+	}
+	drop := func(name string) []*armcompute.DataDisksToDetach {
+		return []*armcompute.DataDisksToDetach{{DiskID: to.Ptr(disksURL + name)}}
+	}
+	const call = webURL + "/attachDetachDataDisks"
+	body := `{"dataDisksToAttach":[{"diskId":"` + disksURL + `a"}]}`
+	e.refused(409, "OperationNotAllowed", "no hot-plug", "POST", call, body)
+	e.settle("POST", webURL+"/deallocate", "")
+	for _, r := range [][4]string{
+		{"400", "InvalidParameter", "is not attached to this VM", `{"dataDisksToDetach":[{"diskId":"` + disksURL + `a"}]}`},
+		{"400", "LinkedInvalidPropertyId", "wrong number of parts", `{"dataDisksToAttach":[{"diskId":"a"}]}`},
+		{"400", "LinkedInvalidPropertyId", "", `{"dataDisksToAttach":[{"lun":1}]}`},
+		{"404", "NotFound", "was not found", strings.Replace(body, `disks/a`, `disks/none`, 1)},
+		{"400", "InvalidParameter", "writeAcceleratorEnabled", strings.Replace(body, `{"diskId"`, `{"writeAcceleratorEnabled":true,"diskId"`, 1)},
+		{"400", "InvalidParameter", "diskEncryptionSet", strings.Replace(body, `{"diskId"`, `{"diskEncryptionSet":{"id":"x"},"diskId"`, 1)},
+		{"400", "InvalidParameter", "given twice", `{"dataDisksToAttach":[{"diskId":"` + disksURL + `a","lun":1},{"diskId":"` + disksURL + `b","lun":1}]}`},
+		{"400", "InvalidParameter", "want 0 to 63", `{"dataDisksToAttach":[{"diskId":"` + disksURL + `a","lun":64}]}`},
+		{"400", "InvalidParameter", "detachOption", `{"dataDisksToDetach":[{"diskId":"` + disksURL + `a","detachOption":"ForceDetach"}]}`},
+	} {
+		status, err := strconv.Atoi(r[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.refused(status, r[1], r[2], "POST", call, r[3])
+	}
+	if got := change(armcompute.AttachDetachDataDisksRequest{DataDisksToAttach: []*armcompute.DataDisksToAttach{add("a", nil), add("b", to.Ptr[int32](0))}}); !slices.Equal(got, []string{"b@0", "a@1"}) {
+		t.Errorf("attached %v", got)
+	}
+	e.refused(400, "InvalidParameter", "attached to this VM already", "POST", call, body)
+	if got := change(armcompute.AttachDetachDataDisksRequest{DataDisksToAttach: []*armcompute.DataDisksToAttach{add("c", nil)}, DataDisksToDetach: drop("b")}); !slices.Equal(got, []string{"c@0", "a@1"}) {
+		t.Errorf("exchanged: %v", got)
+	}
+	e.settle("POST", webURL+"/start", "")
+	if got := host.spec(vmID).DataDisks; len(got) != 2 || got[0].Disk.Name != "c" || got[1].Disk.Name != "a" {
+		t.Errorf("the host has %+v", got)
+	}
+	if got := jsonText(e.want(200, "GET", disksURL+"b", "")); !strings.Contains(got, "Unattached") {
+		t.Error(got)
+	}
 }

@@ -28,6 +28,7 @@ func (s *Service) Routes() []arm.Route {
 		arm.Route{Method: http.MethodGet, Pattern: one + "/console", Action: Type + "/retrieveBootDiagnosticsData/action", Handle: s.console},
 		post("attest", "attest", s.attest),
 		arm.Route{Method: http.MethodPost, Pattern: one + "/metadata", Action: Type + "/read", Handle: s.metadata},
+		arm.Route{Method: http.MethodPost, Pattern: one + "/attachDetachDataDisks", Action: Type + "/attachDetachDataDisks/action", Handle: s.attachDetach},
 		post("start", "start", s.power(start)),
 		post("powerOff", "powerOff", s.power(powerOff)),
 		post("deallocate", "deallocate", s.power(deallocate)),
@@ -184,7 +185,7 @@ func (s *Service) patch(ctx context.Context, r *arm.Request) (*arm.Response, err
 	if err := tracked.CheckTags(b.Tags); err != nil {
 		return nil, err
 	}
-	return s.change(ctx, r, b, func(v *VM) {
+	return s.update(ctx, r, b, func(v *VM) {
 		if b.Tags != nil {
 			v.Meta.Tags = b.Tags
 		}

@@ -41,7 +41,7 @@ func (s *Service) put(ctx context.Context, r *arm.Request) (*arm.Response, error
 	_, err := s.VMs.Get(ctx, id.Key())
 	switch {
 	case err == nil:
-		return s.change(ctx, r, b, func(v *VM) { v.Meta.Tags = b.Tags })
+		return s.update(ctx, r, b, func(v *VM) { v.Meta.Tags = b.Tags })
 	case !errors.Is(err, store.ErrNotFound):
 		return nil, err
 	}
@@ -459,42 +459,53 @@ func (s *Service) neverFits(hosts []scheduler.Candidate, size catalog.Size) stri
 	return "no host is large enough: " + why
 }
 
-// change brings a VM to what a PUT or PATCH says, in one transaction with its disks.
-func (s *Service) change(ctx context.Context, r *arm.Request, b body, tags func(*VM)) (*arm.Response, error) {
+// update answers a PUT or PATCH of a VM that is there.
+func (s *Service) update(ctx context.Context, r *arm.Request, b body, edit func(*VM)) (*arm.Response, error) {
+	v, err := s.change(ctx, r, func(tx *store.Txn, v *VM) error {
+		if err := unchanged(*v, b); err != nil {
+			return err
+		}
+		edit(v)
+		return s.changeDataDisks(ctx, r.Principal, tx, v, b.Properties.StorageProfile.DataDisks)
+	})
+	if err != nil {
+		return nil, err
+	}
+	wire, err := s.render(ctx, v, r)
+	if err != nil {
+		return nil, err
+	}
+	return arm.OK(wire), nil
+}
+
+// change edits a VM in one transaction with whatever else goes with it, on what is there when that is written.
+func (s *Service) change(ctx context.Context, r *arm.Request, edit func(*store.Txn, *VM) error) (VM, error) {
 	for {
 		it, err := s.kind().Find(ctx, r.ID())
 		if err != nil {
-			return nil, err
+			return VM{}, err
 		}
 		v := &it.Value
 		if v.Deleting {
-			return nil, arm.Errorf(http.StatusConflict, "OperationNotAllowed", "VM '%s' is being deleted.", v.Meta.ID.Name)
+			return VM{}, arm.Errorf(http.StatusConflict, "OperationNotAllowed", "VM '%s' is being deleted.", v.Meta.ID.Name)
 		}
 		if err := tracked.Match(r.HTTP.Header, v.Meta.Etag); err != nil {
-			return nil, err
-		}
-		if err := unchanged(*v, b); err != nil {
-			return nil, err
+			return VM{}, err
 		}
 		tx := s.DB.Txn()
-		if err := s.changeDataDisks(ctx, r.Principal, tx, v, b.Properties.StorageProfile.DataDisks); err != nil {
-			return nil, err
+		if err := edit(tx, v); err != nil {
+			return VM{}, err
 		}
-		tags(v)
 		v.Meta.Etag = tracked.NewEtag()
 		v.Generation++
 		s.VMs.UpdateIn(tx, it)
 		if err := tx.Commit(ctx); errors.Is(err, store.ErrConflict) && ctx.Err() == nil {
 			continue
 		} else if err != nil {
-			return nil, err
+			return VM{}, err
 		}
 		afterChange.Hit()
-		wire, err := s.render(ctx, *v, r)
-		if err != nil {
-			return nil, err
-		}
-		return arm.OK(wire), nil
+		return *v, nil
 	}
 }
 

@@ -127,11 +127,7 @@ func (s *Service) render(ctx context.Context, v VM, r *arm.Request) (any, error)
 		"vmId": v.VMID, "provisioningState": v.Provisioning, "timeCreated": v.Meta.Created,
 		"hardwareProfile": map[string]any{"vmSize": v.Size},
 		"securityProfile": map[string]any{"securityType": rules.ConfidentialVM, "uefiSettings": map[string]any{"secureBootEnabled": v.SecureBoot, "vTpmEnabled": true}},
-		"storageProfile": map[string]any{
-			"imageReference": map[string]any{"id": v.ImageID, "exactVersion": v.Image.Version},
-			"osDisk": map[string]any{"name": v.OSDisk.ID.Name, "osType": "Linux", "createOption": "FromImage", "caching": v.OSDisk.Caching, "deleteOption": "Delete", "diskSizeGB": v.OSDisk.SizeGiB,
-				"managedDisk": map[string]any{"id": v.OSDisk.ID.String(), "storageAccountType": v.OSDisk.StorageType, "securityProfile": v.diskSecurity()}},
-			"dataDisks": v.dataDisksWire()},
+		"storageProfile":  v.storageWire(),
 		"osProfile": map[string]any{"computerName": v.Computer, "adminUsername": v.Admin, "secrets": []any{}, "allowExtensionOperations": true,
 			"linuxConfiguration": map[string]any{"disablePasswordAuthentication": true, "provisionVMAgent": true, "ssh": map[string]any{"publicKeys": keys}}},
 		"networkProfile": map[string]any{"networkInterfaces": nics},
@@ -158,6 +154,15 @@ func (s *Service) render(ctx context.Context, v VM, r *arm.Request) (any, error)
 		out["zones"] = []string{v.Zone}
 	}
 	return out, nil
+}
+
+// storageWire is the storage profile as clients read it.
+func (v VM) storageWire() any {
+	return map[string]any{
+		"imageReference": map[string]any{"id": v.ImageID, "exactVersion": v.Image.Version},
+		"osDisk": map[string]any{"name": v.OSDisk.ID.Name, "osType": "Linux", "createOption": "FromImage", "caching": v.OSDisk.Caching, "deleteOption": "Delete", "diskSizeGB": v.OSDisk.SizeGiB,
+			"managedDisk": map[string]any{"id": v.OSDisk.ID.String(), "storageAccountType": v.OSDisk.StorageType, "securityProfile": v.diskSecurity()}},
+		"dataDisks": v.dataDisksWire()}
 }
 
 // observed reads what the host last said; nil when it has said nothing about this VM.
