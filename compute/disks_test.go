@@ -314,6 +314,33 @@ func TestACopyBindsItsSource(t *testing.T) {
 	e.settle("DELETE", snapshotsURL+"s", "")
 }
 
+// A disk that goes with its VM while it is being copied goes after that, and is nobody's until then.
+func TestADoomedDiskIsCopiedFirst(t *testing.T) {
+	e := newEnv(t)
+	host := e.join(8)
+	e.running(with("properties.storageProfile.dataDisks", []any{map[string]any{"lun": 0, "name": "data", "createOption": "Empty", "diskSizeGB": 8, "deleteOption": "Delete"}}))
+	e.settle("POST", webURL+"/deallocate", "")
+	host.set(func() { host.diskHold = true })
+	status, out, h := e.call("PUT", snapshotsURL+"s", copyOf(disksURL+"data"))
+	if status != 202 {
+		t.Fatal(out)
+	}
+	e.settle("DELETE", webURL, "")
+	e.refused(409, "OperationNotAllowed", "is being copied", "DELETE", disksURL+"data", "")
+	if d, _ := host.disk(disksURL + "data"); d.Deleted {
+		t.Fatal("the source of a copy was to be destroyed before it was copied")
+	}
+	host.set(func() { host.diskHold = false })
+	if s, out := e.wait(h); s != "Succeeded" {
+		t.Error(out)
+	}
+	e.until(disksURL+"data", "ResourceNotFound")
+	if d, _ := host.disk(disksURL + "data"); !d.Deleted {
+		t.Error("the disk went without being destroyed")
+	}
+	e.want(200, "GET", snapshotsURL+"s", "")
+}
+
 // A VM's deletion takes the disks that go with it and lets the others be; a group's takes all.
 func TestDisksAtTheEnd(t *testing.T) {
 	e := newEnv(t)

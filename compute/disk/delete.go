@@ -48,10 +48,15 @@ func (s *Service) accepted(d Disk, r *arm.Request) *arm.Response {
 	return &arm.Response{Status: http.StatusAccepted, Header: s.Operations.Header(op, r.Version)}
 }
 
-// DeleteIn deletes a disk in a transaction, whose VM is going too: at once when no host has blocks of it (gone); otherwise its host
-// destroys it first, keys before blocks, and the record goes when that is reported.
+// DeleteIn deletes a disk in a transaction, attached or not: at once when no host has blocks of it (gone); otherwise its host destroys
+// it first, keys before blocks, and the record goes when that is reported. While it is being copied, it waits for that.
 func (s *Service) DeleteIn(ctx context.Context, tx *store.Txn, it *store.Item[Disk]) (gone bool, err error) {
 	d := &it.Value
+	if len(d.Readers) > 0 {
+		d.VM, d.Doomed, d.Meta.Etag = "", true, tracked.NewEtag()
+		s.of(it.ID).UpdateIn(tx, *it)
+		return false, nil
+	}
 	if err := s.finishIn(ctx, tx, d.Operation, operations.Canceled, arm.Errorf(http.StatusConflict, "OperationPreempted", "The disk was deleted.")); err != nil {
 		return false, err
 	}
@@ -103,7 +108,10 @@ func (s *Service) doneIn(ctx context.Context, tx *store.Txn, d Disk) error {
 	if len(left) == len(it.Value.Readers) {
 		return nil
 	}
-	it.Value.Readers = left
+	if it.Value.Readers = left; it.Value.Doomed && len(left) == 0 {
+		_, err := s.DeleteIn(ctx, tx, &it)
+		return err
+	}
 	s.of(key).UpdateIn(tx, it)
 	return nil
 }

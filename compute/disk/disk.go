@@ -88,6 +88,8 @@ type Disk struct {
 	Operation    string     `json:"operation,omitempty"` // the one under way
 	// Readers are the store keys of the copies that its host has yet to make of it. Until then no VM may write to it.
 	Readers []string `json:"readers,omitempty"`
+	// Doomed is a disk that was to go with its VM while it was being copied: it goes after that.
+	Doomed bool `json:"doomed,omitempty"`
 }
 
 // OS tells an OS disk from a data disk.

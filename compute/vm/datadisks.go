@@ -169,7 +169,7 @@ func (s *Service) leaveIn(ctx context.Context, tx *store.Txn, disks []DataDisk, 
 		} else if err != nil {
 			return err
 		}
-		if withVM && d.Delete && len(it.Value.Readers) == 0 { // one that is being copied stays, detached
+		if withVM && d.Delete {
 			if _, err := s.Disks.DeleteIn(ctx, tx, &it); err != nil {
 				return err
 			}
